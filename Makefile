@@ -1,0 +1,33 @@
+# Every target does its own set-up; `make setup` is idempotent and quick when nothing has changed.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+PYTHON ?= $(shell scripts/find-python)
+VENV := .venv
+BIN := $(VENV)/bin
+PACKAGES := core data model train
+STAMP := $(VENV)/.ready
+
+.PHONY: setup demo test check format recipes clean
+
+setup: $(STAMP)
+
+$(STAMP): constraints.txt requirements-dev.txt $(PACKAGES:%=sub-packages/scmf-%/pyproject.toml) scripts/find-python
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing the pinned packages into $(VENV) (the first time about a minute plus downloads)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r requirements-dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -c constraints.txt \
+	    $(PACKAGES:%=-e sub-packages/scmf-%)
+	@touch $@
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy $(PACKAGES:%=-p scmf.%)
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+test: setup
+	$(BIN)/python -m pytest $(TESTS)

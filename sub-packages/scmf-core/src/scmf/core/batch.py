@@ -1,0 +1,54 @@
+"""The one type in which data and model meet: a pack of whole cells, laid end to end.
+
+Data makes it (NumPy, CPU); training moves it to the device; the model reads it.
+
+Shapes: T positions of the pack, M corrupted positions (targets), S segments (cells, then unused tail), C cells.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+IntArray = npt.NDArray[np.int32]
+LongArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Microbatch:
+    """Whole cells laid end to end, with the places where they meet.
+
+    Attention runs inside a segment only. Segments are the cells, interleaved with or followed by padding
+    segments that belong to no cell; together they cover all T positions. No segment is longer than `longest`.
+    A padded batch is the same thing with every cell followed by padding up to one width.
+    """
+
+    input_ids: IntArray
+    """(T,) int32 token ids after corruption; padding positions hold the pad id."""
+    positions: IntArray
+    """(T,) int32 position inside the segment, from 0; always below the model's sequence length."""
+    cu_seqlens: IntArray
+    """(S + 1,) int32 first position of each segment; starts at 0, ends at T."""
+    target_positions: IntArray
+    """(M,) int32 positions in the pack whose token is to be predicted, rising."""
+    targets: IntArray
+    """(M,) int32 original token ids at those positions."""
+    cell_ids: LongArray
+    """(C,) int64 ids of the cells in the order in which they lie in the pack."""
+    tokens: int
+    """Real tokens: positions that belong to cells."""
+    longest: int
+    """Upper bound of the segment lengths, for kernels that take one; at most the sequence length."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepBatch:
+    """One optimizer step's work for one data-parallel replica. All microbatches have the same T."""
+
+    microbatches: tuple[Microbatch, ...]
+    cells: int
+    """Cells of the step over all replicas."""
+    cell_ids: LongArray
+    """(cells,) int64 ids of the step over all replicas, in the order in which they were drawn."""

@@ -1,0 +1,122 @@
+"""Errors for people: what happened, where, and what to do about it; three lines, never a traceback.
+
+In: an exception raised anywhere. Out: the three lines on stderr and the exit code of a command.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+
+class ScmfError(Exception):
+    """A fault that the user can mend.
+
+    Args:
+        what: one sentence with every number that matters.
+        where: the file, array, key or command at fault.
+        fix: what to do next, as a command where there is one.
+    """
+
+    def __init__(self, what: str, *, where: str, fix: str) -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return f"{self.what}\n  where: {self.where}\n  fix:   {self.fix}"
+
+    def __reduce__(self) -> tuple[Callable[..., ScmfError], tuple[object, ...]]:
+        # Keyword-only arguments do not survive the default pickling between processes.
+        return _rebuild, (type(self), self.what, self.where, self.fix)
+
+
+class ConfigError(ScmfError):
+    """A configuration that cannot be run: unknown key, wrong type, value out of range, sections that disagree."""
+
+
+class InputError(ScmfError):
+    """A source file that is not what it has to be: not raw counts, no gene ids, unreadable."""
+
+
+class StoreError(ScmfError):
+    """A store that is missing, incomplete or damaged."""
+
+
+class VocabularyError(ScmfError):
+    """A vocabulary artefact that is missing, damaged or does not fit the data or the model."""
+
+
+class CheckpointError(ScmfError):
+    """A checkpoint that is missing, damaged or belongs to another model or run."""
+
+
+class MachineError(ScmfError):
+    """What the configuration asks for, this machine does not have."""
+
+
+class TrainingError(ScmfError):
+    """A run that cannot go on: losses that stay non-finite, a rank that is gone."""
+
+
+def _rebuild(kind: type[ScmfError], what: str, where: str, fix: str) -> ScmfError:
+    return kind(what, where=where, fix=fix)
+
+
+def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = None) -> NoReturn:
+    """Run a command's body and leave with its exit code; a user's mistake prints three lines.
+
+    `--debug` anywhere in the arguments shows the traceback instead. An operating-system error that names a
+    file (missing, no permission, disk full) is a user's mistake as well.
+
+    Args:
+        main: takes the arguments without `--debug`, returns the exit code.
+        argv: defaults to the command line.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [a for a in arguments if a != "--debug"]
+    try:
+        code = main(arguments)
+        sys.stdout.flush()
+    except ScmfError as error:
+        code = _report(error, debug=debug)
+    except BrokenPipeError:
+        # The reader (head, less) has gone: not a fault. Python would complain again while closing stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped by Ctrl-C\n")
+        code = 130
+    except OSError as error:
+        code = _report(describe_os_error(error), debug=debug)
+    sys.exit(code)
+
+
+def describe_os_error(error: OSError) -> ScmfError:
+    """Turn an operating-system error into one with a place and a way out."""
+    place = str(error.filename) if error.filename else "(the system named no file)"
+    fixes = {
+        "ENOSPC": "free space on that disk or name another folder, then run the same command again",
+        "EDQUOT": "free part of your quota or name another folder, then run the same command again",
+        "EACCES": "check the permissions, or name a folder you may write",
+        "EROFS": "that file system is read-only: name another folder",
+        "ENOENT": "check the path for a typing error",
+    }
+    import errno
+
+    name = errno.errorcode.get(error.errno or 0, "")
+    what = error.strerror or str(error)
+    return ScmfError(what, where=place, fix=fixes.get(name, "see the message above; --debug shows where it happened"))
+
+
+def _report(error: ScmfError, *, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    first, *rest = str(error).splitlines()
+    sys.stderr.write(f"error: {first}\n" + "".join(f"{line}\n" for line in rest))
+    return 1
