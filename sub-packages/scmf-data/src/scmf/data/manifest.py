@@ -1,0 +1,174 @@
+"""The manifest of a cell store. In: the bytes of `manifest.json`. Out: a checked, frozen value, and back.
+
+The models below are the schema: the writer, the reader, `scmf-store verify` and docs/store.md use these names.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import xxhash
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
+
+from scmf.core.config import Config
+from scmf.core.errors import StoreError
+
+FORMAT: Final = "scmf-cells"
+VERSION: Final = 1
+MANIFEST: Final = "manifest.json"
+
+Checksum = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+"""xxh3-128 of a file's bytes, 32 lower-case hexadecimal digits."""
+CountsDtype = Literal["uint16", "uint32", "float32"]
+IndicesDtype = Literal["uint16", "uint32"]
+IdSpace = Literal["ensembl", "symbols"]
+Species = Literal["human", "mouse", "other"]
+
+_HEAD = b'{"checksum": "'
+_BODY = b'",\n"manifest": '
+_TAIL = b"}\n"
+_ZEROS = b"0" * 32
+
+
+class FileRecord(Config):
+    """One file of a part."""
+
+    bytes: NonNegativeInt
+    checksum: Checksum
+
+
+class PartRecord(Config):
+    """One part: a folder that is an AnnData zarr group, and what must be in it."""
+
+    name: Annotated[str, Field(pattern=r"^part-\d{5,}$")]
+    n_cells: PositiveInt
+    n_values: NonNegativeInt
+    """Stored counts; zeros are not stored."""
+    n_genes: PositiveInt
+    """Columns: the first n_genes of the store's genes."""
+    counts_dtype: CountsDtype
+    indices_dtype: IndicesDtype
+    max_count: NonNegativeInt
+    """The highest stored count; 0 in a part without values."""
+    files: dict[str, FileRecord]
+    """Every file of the part by its path inside the part."""
+
+
+class SourceRecord(Config):
+    """One input file: where its cells lie in the store and what was done to it."""
+
+    name: str
+    """File name without its folder."""
+    bytes: NonNegativeInt
+    checksum: Checksum
+    first_cell: NonNegativeInt
+    n_cells: NonNegativeInt
+    counts: str
+    """Element that held the raw counts: X, raw.X or layers/NAME."""
+    layout: Literal["csr", "csc", "dense", "memory"]
+    gene_column: str
+    """Column of var that held the gene ids; `index` for the index."""
+    n_genes: NonNegativeInt
+    """Columns of the source."""
+    genes_without_id: NonNegativeInt = 0
+    """Columns dropped because their id is empty or not of the store's id space."""
+    genes_of_other_species: NonNegativeInt = 0
+    """Columns dropped because `--species` asked for another species."""
+    repeated_columns: NonNegativeInt = 0
+    """Columns added to an earlier column of the same id."""
+    versions_stripped: NonNegativeInt = 0
+    """Ids that carried a version (ENSG00000141510.16)."""
+    values_rounded: NonNegativeInt = 0
+    """Counts that were not exact integers, but within float noise of one."""
+
+
+class Manifest(Config):
+    """Everything a reader has to know before it touches a cell."""
+
+    format: Literal["scmf-cells"] = FORMAT
+    version: Literal[1] = VERSION
+    n_cells: NonNegativeInt
+    n_values: NonNegativeInt
+    max_count: NonNegativeInt
+    id_space: IdSpace
+    species: Species | None
+    gene_ids: tuple[str, ...]
+    """The union over all sources, in order of first appearance; no id twice."""
+    obs_columns: tuple[str, ...]
+    parts: tuple[PartRecord, ...]
+    sources: tuple[SourceRecord, ...]
+    splits: dict[str, str] = Field(default_factory=dict)
+    """Named splits: name to the rule that gives it."""
+    gene_medians: tuple[float, ...] | None = None
+    """Median of each gene's non-zero counts scaled to 10,000 a cell, once computed; 0 for a gene never seen."""
+
+    @property
+    def fingerprint(self) -> str:
+        """xxh3-128 over the genes and every file's checksum: another one when a cell or a label changes."""
+        state = xxhash.xxh3_128()
+        for gene in self.gene_ids:
+            state.update(gene.encode() + b"\n")
+        for part in self.parts:
+            for name in sorted(part.files):
+                state.update(f"{part.name}/{name} {part.files[name].checksum}\n".encode())
+        return state.hexdigest()
+
+
+def dump_manifest(manifest: Manifest) -> bytes:
+    """Bytes of `manifest.json`: JSON whose checksum covers the whole file, its own digits taken as zeros."""
+    body = _BODY + manifest.model_dump_json(indent=1).encode() + _TAIL
+    digest = xxhash.xxh3_128(_HEAD + _ZEROS + body).hexdigest().encode()
+    return _HEAD + digest + body
+
+
+def parse_manifest(raw: bytes, *, where: Path) -> Manifest:
+    """Read `manifest.json`'s bytes.
+
+    Raises:
+        StoreError: a damaged file, another format or version, or a value outside the schema.
+    """
+    start = len(_HEAD)
+    digest, body = raw[start : start + 32], raw[start + 32 :]
+    sound = raw.startswith(_HEAD) and body.startswith(_BODY) and body.endswith(_TAIL)
+    if not sound or xxhash.xxh3_128(_HEAD + _ZEROS + body).hexdigest().encode() != digest:
+        raise StoreError(
+            "the manifest is damaged or edited: its bytes do not give its own checksum",
+            where=str(where),
+            fix="restore manifest.json from a copy, or convert the sources again with --overwrite",
+        )
+    document = body[len(_BODY) : -len(_TAIL)]
+    _check_version(document, where=where)
+    try:
+        return Manifest.model_validate_json(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(p) for p in first["loc"])
+        raise StoreError(
+            f"the manifest breaks its schema at {place}: {first['msg']}",
+            where=str(where),
+            fix="convert the sources again with --overwrite",
+        ) from error
+
+
+def read_manifest(store: Path) -> Manifest:
+    """Read the manifest of the store in this folder; StoreError when there is none."""
+    path = store / MANIFEST
+    if not path.is_file():
+        what = "this folder is not a cell store: it has no manifest" if store.is_dir() else "there is no such store"
+        raise StoreError(
+            what, where=str(path), fix=f"check the path, or make it: scmf-store convert SRC.h5ad --dest {store}"
+        )
+    return parse_manifest(path.read_bytes(), where=path)
+
+
+def _check_version(document: bytes, *, where: Path) -> None:
+    found = [re.search(rb'"%s": ?("[^"]*"|\d+)' % key, document) for key in (b"format", b"version")]
+    name, version = (m.group(1).decode().strip('"') if m else "none" for m in found)
+    if (name, version) != (FORMAT, str(VERSION)):
+        raise StoreError(
+            f"the store is {name} version {version}; this scmf reads {FORMAT} version {VERSION}",
+            where=str(where),
+            fix="use the scmf that wrote it, or convert the sources again with this one",
+        )
