@@ -1,80 +1,118 @@
-"""`MainConfig`: the one file that drives a run, in three sections."""
+"""`MainConfig`: the one file that drives a run, in three sections; a path and overrides go in, a checked config comes out."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
-from scmf.core.config import Config
-from scmf.data.config import CellsConfig
-from scmf.model.config import EncoderConfig
+from pydantic import Field
+from scmf.core.config import Config, Variant
+from scmf.core.config_fault import Fault
+from scmf.core.config_kind import Kinds
+from scmf.core.config_override import override
+from scmf.core.config_read import Document, read_document
+from scmf.core.errors import ConfigError
+from scmf.data.config import CellsConfig, DataConfig
+from scmf.model.config import EncoderConfig, ModelConfig
 
 PositiveFloat = Annotated[float, Field(gt=0.0)]
+Ranks = Annotated[int, Field(ge=1, le=65_536)]
+Steps = Annotated[int, Field(ge=1, le=1_000_000_000)]
+StepsOrNone = Annotated[int, Field(ge=0, le=1_000_000_000)]
 
 
 class ParallelConfig(Config):
     """How the model is laid over ranks; data parallelism takes what is left of the world."""
 
-    tensor: PositiveInt = 1
-    """Ranks that share every layer's matrices."""
-    pipeline: PositiveInt = 1
-    """Stages of consecutive layers."""
-    context: PositiveInt = 1
-    """Ranks that share one sequence's positions. Not available yet: 1."""
+    tensor: Ranks = 1
+    """Ranks that share every layer's matrices; best within one machine."""
+    pipeline: Ranks = 1
+    """Stages of consecutive layers, each on ranks of its own."""
+    context: Ranks = 1
+    """Ranks that share one cell's positions. Not available yet: 1."""
     sequence: bool = False
-    """Sequence parallelism: norms and dropout are split over the tensor ranks too."""
+    """Sequence parallelism: norms and dropout are split over the tensor ranks too. Needs tensor above 1."""
+
+    @property
+    def model_ranks(self) -> int:
+        """Ranks that hold one copy of the model."""
+        return self.tensor * self.pipeline * self.context
+
+    def faults(self) -> Iterator[Fault]:
+        """What can be laid out at all."""
+        yield from super().faults()
+        if self.context > 1:
+            yield Fault(
+                "context",
+                f"trainer.parallel.context={self.context} needs Transformer Engine's attention and is not available yet",
+                "write context: 1; for long cells lower data.microbatch_tokens, or raise trainer.parallel.tensor",
+            )
+        if self.sequence and self.tensor == 1:
+            yield Fault(
+                "sequence",
+                "trainer.parallel.sequence=true splits over the tensor ranks, and trainer.parallel.tensor=1",
+                "write sequence: false, or a larger tensor",
+            )
 
 
 class OptimizerConfig(Config):
     """AdamW with decoupled decay on linear and embedding weights; none on biases and norms."""
 
     kind: Literal["adamw"] = "adamw"
+    """Which optimizer. Megatron's `adam` decouples decay too, so BioNeMo's recipes are AdamW as well."""
     lr: PositiveFloat
     """Peak learning rate."""
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
+    weight_decay: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01
+    """Decoupled decay, multiplied by the learning rate each step. Source: BioNeMo, PyTorch."""
     beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    """Decay of the gradient's running mean. Source: Adam."""
     beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
+    """Decay of the squared gradient's running mean. Source: Adam."""
     eps: PositiveFloat = 1e-8
+    """Added to the root of the squared gradient's mean. Source: Adam."""
     clip: PositiveFloat | None = 1.0
     """Largest L2 norm of the gradient over all parameters; null does not clip."""
 
 
 class ScheduleConfig(Config):
-    """Learning rate by optimizer step: linear warm-up, cosine to the floor, then held."""
+    """Learning rate by optimizer step: linear warm-up, a curve down to the floor, then held."""
 
-    kind: Literal["cosine", "constant"] = "cosine"
-    warmup_steps: NonNegativeInt = 0
+    kind: Literal["cosine", "linear", "constant"] = "cosine"
+    """Curve from the peak to the floor; constant stays at the peak."""
+    warmup_steps: StepsOrNone = 0
     """Steps of linear rise from 0 to the peak."""
-    hold_steps: NonNegativeInt = 0
+    hold_steps: StepsOrNone = 0
     """Steps at the end of the run that stay at the floor. Source: NeMo's CosineAnnealing `constant_steps`."""
     min_lr: Annotated[float, Field(ge=0.0)] = 0.0
-    """The floor."""
+    """The floor of the learning rate."""
 
 
 class ValidateConfig(Config):
     """Loss on held-out cells while training."""
 
-    every: PositiveInt | None = 100
+    every: Steps | None = 100
     """Steps between validations; null never validates."""
-    batches: PositiveInt = 8
+    batches: Annotated[int, Field(ge=1, le=1_000_000)] = 8
     """Global batches a validation; always the same cells with the same masks."""
 
 
 class CheckpointConfig(Config):
     """When to save and what to keep."""
 
-    every: PositiveInt = 100
+    every: Steps = 100
     """Steps between saves; the last step always saves."""
-    keep_best: NonNegativeInt = 3
+    keep_best: Annotated[int, Field(ge=0, le=10_000)] = 3
     """Checkpoints of lowest validation loss to keep."""
-    keep_last: PositiveInt = 2
+    keep_last: Annotated[int, Field(ge=1, le=10_000)] = 2
     """Newest checkpoints to keep."""
 
 
 class LogConfig(Config):
     """What is written while the run goes on."""
 
-    every: PositiveInt = 10
+    every: Steps = 10
     """Steps between lines of metrics.jsonl and of the console."""
     tensorboard: bool = False
     """Mirror the metrics to TensorBoard event files in the run directory."""
@@ -85,27 +123,151 @@ class LogConfig(Config):
 class TrainerConfig(Config):
     """Length, layout, precision, optimizer, and what is kept."""
 
-    max_steps: PositiveInt
-    """Optimizer steps of the whole run."""
-    devices: PositiveInt | Literal["auto"] = "auto"
+    max_steps: Steps | None = None
+    """Optimizer steps of the whole run: the clock of schedule, validation and checkpoints."""
+    max_epochs: Annotated[float, Field(gt=0.0, le=1e6)] | None = None
+    """Instead of max_steps: passes over the training cells, converted to steps when the store is opened."""
+    devices: Ranks | Literal["auto"] = "auto"
     """Ranks a node: GPUs, or processes where there is no GPU. auto: every GPU, or one process."""
-    nodes: PositiveInt = 1
+    nodes: Ranks = 1
+    """Machines of the run; torchrun or Slurm starts the ranks of more than one."""
     precision: Literal["fp32", "bf16", "auto"] = "auto"
-    """auto: bf16 on a GPU, fp32 on a CPU."""
+    """Arithmetic of the layers; losses and weights' masters are fp32. auto: bf16 on a GPU, fp32 on a CPU."""
     parallel: ParallelConfig = ParallelConfig()
+    """How the model is laid over the ranks."""
     optimizer: OptimizerConfig
+    """What a step does with the gradient."""
     schedule: ScheduleConfig = ScheduleConfig()
-    validate_: ValidateConfig = Field(default=ValidateConfig(), alias="validate")
+    """Learning rate by step."""
+    # pydantic has a method of the name `validate`, so the attribute is `validation`; the key has one spelling.
+    validation: ValidateConfig = Field(default=ValidateConfig(), alias="validate")
+    """Loss on held-out cells while training."""
     checkpoint: CheckpointConfig = CheckpointConfig()
+    """When to save and what to keep."""
     log: LogConfig = LogConfig()
-    result_dir: str
+    """What is written while the run goes on."""
+    result_dir: Annotated[str, Field(min_length=1)]
     """Run directory: config, metrics, checkpoints, log."""
-    seed: NonNegativeInt = 42
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 42
+    """Of weights, order, masks and dropout; equal seeds give equal runs."""
+
+    @property
+    def steps(self) -> int:
+        """`max_steps`, which is known once `with_steps` has converted epochs."""
+        if self.max_steps is None:
+            raise ConfigError(
+                f"trainer.max_epochs={self.max_epochs} has not been converted to steps",
+                where="trainer.max_steps",
+                fix="scmf.train.config.with_steps(config, n_train_cells)",
+            )
+        return self.max_steps
+
+    @property
+    def world_size(self) -> int | None:
+        """Ranks of the whole run; None while devices is auto."""
+        return None if self.devices == "auto" else self.devices * self.nodes
+
+    def faults(self) -> Iterator[Fault]:
+        """One clock, and a schedule that fits into it."""
+        yield from super().faults()
+        yield from self._clock_faults()
+        yield from self._schedule_faults()
+
+    def _clock_faults(self) -> Iterator[Fault]:
+        if self.max_steps is None and self.max_epochs is None:
+            yield Fault("max_steps", "the run has no length", "give trainer.max_steps, or trainer.max_epochs")
+        if self.max_steps is not None and self.max_epochs is not None:
+            yield Fault(
+                "max_epochs",
+                f"trainer.max_steps={self.max_steps} and trainer.max_epochs={self.max_epochs} both set the run's length",
+                "write null for one of them",
+            )
+
+    def _schedule_faults(self) -> Iterator[Fault]:
+        schedule, lr = self.schedule, self.optimizer.lr
+        if schedule.min_lr > lr:
+            yield Fault(
+                "schedule.min_lr",
+                f"trainer.schedule.min_lr={schedule.min_lr} is above the peak trainer.optimizer.lr={lr}",
+                "use a floor below the peak; a hundredth of it is usual",
+            )
+        if schedule.kind == "constant" and (schedule.hold_steps or schedule.min_lr):
+            yield Fault(
+                "schedule.kind",
+                f"trainer.schedule.kind=constant never comes down, and hold_steps={schedule.hold_steps}, "
+                f"min_lr={schedule.min_lr} describe the floor",
+                "write hold_steps: 0 and min_lr: 0.0, or kind: cosine",
+            )
+        taken = schedule.warmup_steps + schedule.hold_steps
+        if self.max_steps is not None and taken >= self.max_steps:
+            yield Fault(
+                "schedule.warmup_steps",
+                f"trainer.schedule.warmup_steps={schedule.warmup_steps} and hold_steps={schedule.hold_steps} take "
+                f"{taken} steps, and the whole run has trainer.max_steps={self.max_steps}",
+                "shorten them, or lengthen the run",
+            )
 
 
 class MainConfig(Config):
     """One run: data in, model, trainer."""
 
-    data: CellsConfig
-    model: EncoderConfig
+    data: Annotated[DataConfig, Kinds({"cells": CellsConfig})]
+    """Which cells, as which tokens, in which batches."""
+    model: Annotated[ModelConfig, Kinds({"encoder": EncoderConfig})]
+    """Sizes of the network and its task."""
     trainer: TrainerConfig
+    """Length, layout, precision, optimizer, and what is kept."""
+
+    def faults(self) -> Iterator[Fault]:
+        """The rules between sections: scmf.train.rules."""
+        from scmf.train.rules import section_faults
+
+        yield from super().faults()
+        yield from section_faults(self)
+
+
+def load_config(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    data_cls: type[Variant] | str | None = None,
+    model_cls: type[Variant] | str | None = None,
+) -> MainConfig:
+    """Read, override and check the file that drives a run.
+
+    Args:
+        path: YAML or JSON, by suffix.
+        overrides: `dotted.key=value` words.
+        data_cls: class of the `data` section, or its kind or dotted path; wins over the file's `kind`.
+        model_cls: the same for the `model` section.
+
+    Raises:
+        ConfigError: with every fault of the file, its key, its line and the way out.
+    """
+    document = override(read_document(path), overrides)
+    for section, cls, flag in (("data", data_cls, "--data-config-cls"), ("model", model_cls, "--model-config-cls")):
+        if cls is not None:
+            kind = cls if isinstance(cls, str) else cls.kind_name()
+            document = override(document, [f'{section}.kind="{kind}"'])
+            document.origins[section, "kind"] = f"{flag} {kind}"
+    return check_document(document)
+
+
+def check_document(document: Document) -> MainConfig:
+    """Check a document that was read or built; ConfigError with every fault."""
+    return MainConfig.parse(document.values, source=document.source, origins=document.origins)
+
+
+def with_steps(config: MainConfig, n_train: int) -> MainConfig:
+    """The config with `max_epochs` converted to `max_steps`; unchanged where steps were given.
+
+    Args:
+        config: as read.
+        n_train: cells of the training split, > 0.
+    """
+    epochs = config.trainer.max_epochs
+    if epochs is None:
+        return config
+    steps = max(1, math.ceil(epochs * n_train / config.data.global_batch_size))
+    changes: dict[str, Any] = {"max_steps": steps, "max_epochs": None}
+    return config.replace(trainer=config.trainer.replace(**changes))

@@ -1,0 +1,110 @@
+"""Attention inside the cells of a pack, for machines without Transformer Engine.
+
+In: queries, keys and values of a whole pack and the places where its cells meet. Out: the context of every
+token, from its own cell only. Shapes: T positions, A heads of this rank, E width of a head, L length of a segment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
+
+from scmf.model.megatron import MegatronModule, PackedSeqParams, get_cuda_rng_tracker
+
+
+def segment_attention(
+    query_TAE: Tensor, key_TAE: Tensor, value_TAE: Tensor, *, lengths: Sequence[int], dropout: float
+) -> Tensor:
+    """Attention of each segment over itself, in both directions.
+
+    Each segment is computed from its own rows alone, so that no value of another cell can reach it.
+
+    Args:
+        query_TAE: (T, A, E) in any float dtype.
+        key_TAE: (T, A, E).
+        value_TAE: (T, A, E).
+        lengths: of the segments, summing to T.
+        dropout: probability of dropping an attention weight.
+
+    Returns:
+        (T, A, E) context.
+    """
+    # split, not slicing: its backward is one concatenation instead of a T-long zero tensor a segment.
+    parts = zip(*(t.split(lengths) for t in (query_TAE, key_TAE, value_TAE)), strict=True)
+    attend = _recomputed_attention if dropout else _plain_attention
+    return torch.cat([attend(*part, dropout) for part in parts])
+
+
+def _plain_attention(query_LAE: Tensor, key_LAE: Tensor, value_LAE: Tensor, dropout: float) -> Tensor:
+    q_ALE, k_ALE, v_ALE = (t.transpose(0, 1).unsqueeze(0) for t in (query_LAE, key_LAE, value_LAE))
+    return scaled_dot_product_attention(q_ALE, k_ALE, v_ALE, dropout_p=dropout).squeeze(0).transpose(0, 1)
+
+
+def _recomputed_attention(query_LAE: Tensor, key_LAE: Tensor, value_LAE: Tensor, dropout: float) -> Tensor:
+    # With dropout torch has no fused CPU kernel: the L x L weights of every cell and layer would be kept for the
+    # backward pass (about 10 GB for 10M at 16,384 tokens). They are computed again instead, from the same state.
+    result: Tensor = checkpoint(
+        _plain_attention, query_LAE, key_LAE, value_LAE, dropout, use_reentrant=False, preserve_rng_state=True
+    )
+    return result
+
+
+class PackedAttention(MegatronModule):
+    """Core attention of the local spec: scaled dot product within the segments of `packed_seq_params`.
+
+    The arguments are the ones by which Megatron's SelfAttention builds and calls its core attention.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        layer_number: int,
+        attn_mask_type: Any,
+        attention_type: str,
+        attention_dropout: float | None = None,
+        **_: object,
+    ) -> None:
+        super().__init__(config)
+        del layer_number, attn_mask_type, attention_type
+        self.dropout = config.attention_dropout if attention_dropout is None else attention_dropout
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: None = None,
+        packed_seq_params: PackedSeqParams | None = None,
+        **_: object,
+    ) -> Tensor:
+        """Context of every token of the pack.
+
+        Args:
+            query: (T, A, E) of this rank's heads.
+            key: (T, A, E).
+            value: (T, A, E).
+            attention_mask: None; cells are kept apart by `packed_seq_params`.
+            packed_seq_params: with `cu_seqlens_q` (S + 1,) int32 from 0 to T.
+
+        Returns:
+            (T, A * E).
+
+        Raises:
+            ValueError: a mask, or no packed_seq_params.
+        """
+        if attention_mask is not None or packed_seq_params is None:
+            raise ValueError("PackedAttention takes packed_seq_params and no attention mask")
+        dropout = self.dropout if self.training else 0.0
+        lengths = packed_seq_params.cu_seqlens_q.diff().tolist()
+        # Ranks hold different heads and must drop different weights. Under sequence parallelism Megatron's block
+        # has already entered the ranks' own random state.
+        own_state = dropout and not self.config.sequence_parallel
+        with get_cuda_rng_tracker().fork() if own_state else contextlib.nullcontext():
+            context_TAE = segment_attention(query, key, value, lengths=lengths, dropout=dropout)
+        return context_TAE.reshape(context_TAE.size(0), -1)

@@ -1,0 +1,66 @@
+"""The device of this process. The only file, with the seam, that names CUDA."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+
+import torch
+
+
+def has_gpu() -> bool:
+    """Whether this process computes on a GPU."""
+    return bool(torch.cuda.is_available())  # noqa: TID251  the one place
+
+
+def gpu_count() -> int:
+    """GPUs that this process can see."""
+    return int(torch.cuda.device_count()) if has_gpu() else 0  # noqa: TID251
+
+
+def local_device() -> torch.device:
+    """The GPU of this process's local rank (LOCAL_RANK, else 0), or the CPU."""
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if has_gpu() else torch.device("cpu")
+
+
+def use_device(device: torch.device) -> None:
+    """Make `device` the default of the kernels that take none."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # noqa: TID251
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done all that was asked of it; needed around timings only."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)  # noqa: TID251
+
+
+def peak_memory(device: torch.device) -> int:
+    """Largest number of bytes that tensors have held on a GPU since the start; 0 on a CPU."""
+    return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else 0  # noqa: TID251
+
+
+def device_name(device: torch.device) -> str:
+    """The chip's name for the run's record."""
+    return str(torch.cuda.get_device_name(device)) if device.type == "cuda" else "cpu"  # noqa: TID251
+
+
+def seed_generators(seed: int) -> None:
+    """Seed torch's default generators of every device of this process."""
+    torch.manual_seed(seed)  # noqa: TID251
+
+
+def has_transformer_engine() -> bool:
+    """Whether Transformer Engine can be used: installed, and there is a GPU (its modules refuse to be built without)."""
+    return has_gpu() and importlib.util.find_spec("transformer_engine") is not None
+
+
+def hide_transformer_engine_without_gpu() -> None:
+    """Keep a Transformer Engine that cannot work here from being imported by Megatron-Core.
+
+    A half-installed one raises RuntimeError or OSError where Megatron catches ImportError only, so that
+    `import megatron.core` itself would fail (seen with 0.16.1). None in sys.modules makes it an ImportError.
+    """
+    if not has_gpu() and "transformer_engine" not in sys.modules:
+        sys.modules["transformer_engine"] = None  # type: ignore[assignment]

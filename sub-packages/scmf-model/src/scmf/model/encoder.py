@@ -1,0 +1,159 @@
+"""The encoder: embeddings, a Megatron TransformerBlock, the masked-LM head. The same on CPU and GPU.
+
+In: a pack of whole cells. Out: the loss of every target on the last pipeline stage, hidden states on the others.
+Shapes: T positions, M targets, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from scmf.model.config import EncoderConfig
+from scmf.model.device import has_gpu
+from scmf.model.embedding import PackEmbedding
+from scmf.model.head import MlmHead
+from scmf.model.initial import draw_weights
+from scmf.model.megatron import (
+    LanguageModule,
+    ModelType,
+    TransformerBlock,
+    TransformerBlockSubmodules,
+    gather_from_sequence_parallel_region,
+    set_defaults_if_not_set_tensor_model_parallel_attributes,
+)
+from scmf.model.pack import Pack
+from scmf.model.spec import Parts, choose_kernels, layer_spec, local_parts, transformer_engine_parts
+from scmf.model.transformer_config import ModelLayout, transformer_config
+
+
+@dataclass(frozen=True)
+class VocabularyShape:
+    """What the model has to know of a vocabulary."""
+
+    size: int
+    """Tokens, before padding."""
+    seq_length: int
+    """Positions a cell may have."""
+
+
+class Encoder(LanguageModule):
+    """One pipeline stage of a bidirectional encoder over packed cells; the whole model when there is one stage.
+
+    Args:
+        config: sizes, norms, dropout.
+        megatron: Megatron's TransformerConfig made from it.
+        vocabulary: sizes of the embeddings.
+        groups: Megatron's ProcessGroupCollection with tp, pp, cp and embd.
+        parts: modules of one set of kernels.
+    """
+
+    def __init__(
+        self, config: EncoderConfig, *, megatron: Any, vocabulary: VocabularyShape, groups: Any, parts: Parts
+    ) -> None:
+        super().__init__(config=megatron, pg_collection=groups)
+        self.model_type = ModelType.encoder_or_decoder
+        self.vp_stage, self.vp_size = None, None
+        self.share_embeddings_and_output_weights = True
+        self.pre_process = groups.pp.rank() == 0
+        self.post_process = groups.pp.rank() == groups.pp.size() - 1
+        padded = config.padded_vocabulary_size(vocabulary.size)
+        if self.pre_process:
+            self.embedding = PackEmbedding(
+                megatron,
+                vocabulary_size=padded,
+                seq_length=vocabulary.seq_length,
+                norm=parts.norm if config.norm == "post" else None,
+                tp_group=groups.tp,
+            )
+        layers = config.layers // groups.pp.size()
+        self.encoder = TransformerBlock(
+            megatron,
+            TransformerBlockSubmodules(layer_specs=[layer_spec(parts, config.norm)] * layers, layer_norm=parts.norm),
+            post_layer_norm=config.norm == "pre",
+            pre_process=self.pre_process,
+            post_process=self.post_process,
+            pg_collection=groups,
+        )
+        if self.post_process:
+            own_weight = not self.pre_process
+            self.output_layer = MlmHead(megatron, vocabulary_size=padded, own_weight=own_weight, tp_group=groups.tp)
+        self.setup_embeddings_and_output_layer()
+
+    def set_input_tensor(self, input_tensor: Any) -> None:
+        """Take the hidden states that the stage before has sent; Megatron's schedule calls this."""
+        self.encoder.set_input_tensor(input_tensor[0] if isinstance(input_tensor, list) else input_tensor)
+
+    def forward(self, pack: Pack) -> Tensor:
+        """Loss of every target, or the hidden states for the next stage.
+
+        Args:
+            pack: T positions; T divisible by the tensor ranks under sequence parallelism.
+
+        Returns:
+            (M,) float32 nats on the last stage; (T, 1, D), or its share under sequence parallelism, on the others.
+        """
+        hidden = self._layers(pack)
+        if not self.post_process:
+            return hidden
+        hidden_MD = self._whole(hidden)[pack.target_positions]
+        losses: Tensor = self.output_layer(hidden_MD, pack.targets, weight_VD=self.shared_embedding_or_output_weight())
+        return losses
+
+    def hidden_states(self, pack: Pack) -> Tensor:
+        """(T, D) final hidden states of every position; on the last stage only."""
+        return self._whole(self._layers(pack))
+
+    def _layers(self, pack: Pack) -> Tensor:
+        hidden = self.embedding(pack.input_ids, pack.positions) if self.pre_process else None
+        output: Tensor = self.encoder(hidden, None, packed_seq_params=pack.packed_seq_params)
+        return output
+
+    def _whole(self, hidden: Tensor) -> Tensor:
+        """(T, D) from (T, 1, D) or from this rank's share of it."""
+        if self.config.sequence_parallel:
+            # What follows is computed alike on every tensor rank: the gradient is cut, not summed.
+            hidden = gather_from_sequence_parallel_region(
+                hidden, tensor_parallel_output_grad=False, group=self.tp_group
+            )
+        return hidden.squeeze(1)
+
+
+def build_encoder(
+    config: EncoderConfig,
+    *,
+    vocabulary: VocabularyShape,
+    groups: Any,
+    layout: ModelLayout,
+    precision: Literal["fp32", "bf16"],
+    seed: int,
+) -> Encoder:
+    """Build this rank's stage of an encoder, with its initial weights, on the CPU.
+
+    Args:
+        config: sizes, norms, dropout.
+        vocabulary: sizes of the embeddings.
+        groups: Megatron's ProcessGroupCollection.
+        layout: tensor and pipeline sizes, equal to the groups' sizes.
+        precision: of parameters and activations.
+        seed: of the initial weights, which depend on (seed, name) alone.
+
+    Raises:
+        MachineError: a GPU without Transformer Engine.
+    """
+    kernels = choose_kernels()
+    parts = transformer_engine_parts() if kernels == "te" else local_parts()
+    megatron = transformer_config(config, layout=layout, precision=precision, on_gpu=has_gpu())
+    encoder = Encoder(config, megatron=megatron, vocabulary=vocabulary, groups=groups, parts=parts)
+    draw_weights(encoder, config, seed=seed)
+    for parameter in encoder.parameters():
+        set_defaults_if_not_set_tensor_model_parallel_attributes(parameter)
+    return encoder
+
+
+def count_parameters(encoder: torch.nn.Module) -> int:
+    """Parameters of this rank's part, a tied matrix counted once."""
+    return sum(p.numel() for p in encoder.parameters())

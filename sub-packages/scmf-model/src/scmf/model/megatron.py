@@ -1,0 +1,100 @@
+"""Every name of Megatron-Core that scmf uses, imported in one place and in the right order.
+
+Megatron-Core is imported after Transformer Engine has been hidden where it cannot work, and with its
+"Apex is not installed" warnings silenced: what is used instead is a choice of ours, in `scmf.model.spec`.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+from scmf.model.device import hide_transformer_engine_without_gpu
+
+hide_transformer_engine_without_gpu()
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from megatron.core import dist_checkpointing, tensor_parallel
+    from megatron.core import parallel_state as mpu
+    from megatron.core.distributed import (
+        DistributedDataParallel,
+        DistributedDataParallelConfig,
+        finalize_model_grads,
+    )
+    from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
+    from megatron.core.models.common.language_module.language_module import LanguageModule
+    from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
+    from megatron.core.optimizer import get_megatron_optimizer
+    from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
+    from megatron.core.optimizer.optimizer import MegatronOptimizer
+    from megatron.core.optimizer.optimizer_config import ParamKey
+    from megatron.core.packed_seq_params import PackedSeqParams
+    from megatron.core.pipeline_parallel import get_forward_backward_func
+    from megatron.core.process_groups_config import ProcessGroupCollection
+    from megatron.core.tensor_parallel import (
+        ColumnParallelLinear,
+        RowParallelLinear,
+        VocabParallelEmbedding,
+        copy_to_tensor_model_parallel_region,
+        gather_from_sequence_parallel_region,
+        get_cuda_rng_tracker,
+        scatter_to_sequence_parallel_region,
+        set_defaults_if_not_set_tensor_model_parallel_attributes,
+        vocab_parallel_cross_entropy,
+    )
+    from megatron.core.tensor_parallel.layers import set_tensor_model_parallel_attributes
+    from megatron.core.transformer.attention import SelfAttention, SelfAttentionSubmodules
+    from megatron.core.transformer.enums import AttnMaskType, ModelType
+    from megatron.core.transformer.identity_op import IdentityOp
+    from megatron.core.transformer.mlp import MLP, MLPSubmodules
+    from megatron.core.transformer.module import Float16Module, MegatronModule
+    from megatron.core.transformer.spec_utils import ModuleSpec, build_module
+    from megatron.core.transformer.transformer_block import TransformerBlock, TransformerBlockSubmodules
+    from megatron.core.transformer.transformer_config import TransformerConfig
+    from megatron.core.transformer.transformer_layer import TransformerLayer, TransformerLayerSubmodules
+    from megatron.core.transformer.utils import make_sharded_tensors_for_checkpoint
+
+__all__ = [
+    "MLP",
+    "AttnMaskType",
+    "ColumnParallelLinear",
+    "DistributedDataParallel",
+    "DistributedDataParallelConfig",
+    "Float16Module",
+    "IdentityOp",
+    "LanguageModule",
+    "MLPSubmodules",
+    "MegatronModule",
+    "MegatronOptimizer",
+    "MegatronOptimizerConfig",
+    "ModelType",
+    "ModuleSpec",
+    "PackedSeqParams",
+    "ParamKey",
+    "ProcessGroupCollection",
+    "RowParallelLinear",
+    "SelfAttention",
+    "SelfAttentionSubmodules",
+    "TransformerBlock",
+    "TransformerBlockSubmodules",
+    "TransformerConfig",
+    "TransformerLayer",
+    "TransformerLayerSubmodules",
+    "VocabParallelEmbedding",
+    "build_module",
+    "clip_grad_by_total_norm_fp32",
+    "copy_to_tensor_model_parallel_region",
+    "dist_checkpointing",
+    "finalize_model_grads",
+    "gather_from_sequence_parallel_region",
+    "get_bias_dropout_add",
+    "get_cuda_rng_tracker",
+    "get_forward_backward_func",
+    "get_megatron_optimizer",
+    "make_sharded_tensors_for_checkpoint",
+    "mpu",
+    "scatter_to_sequence_parallel_region",
+    "set_defaults_if_not_set_tensor_model_parallel_attributes",
+    "set_tensor_model_parallel_attributes",
+    "tensor_parallel",
+    "vocab_parallel_cross_entropy",
+]

@@ -1,0 +1,130 @@
+"""AdamW through Megatron's optimizer wrappers. In: a wrapped model. Out: an optimizer whose decay follows module types."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from scmf.core.errors import TrainingError
+from scmf.model.megatron import (
+    MegatronOptimizer,
+    MegatronOptimizerConfig,
+    ParamKey,
+    clip_grad_by_total_norm_fp32,
+    get_megatron_optimizer,
+)
+from scmf.model.seam import cuda_type_names
+from scmf.model.transformer_config import DTYPES
+from scmf.train.config import OptimizerConfig
+
+NORM_NAMES = ("LayerNorm", "RMSNorm", "TENorm")
+
+
+def build_optimizer(
+    wrapped: Any, config: OptimizerConfig, *, groups: Any, precision: Literal["fp32", "bf16"]
+) -> MegatronOptimizer:
+    """AdamW over the parameters of a DistributedDataParallel-wrapped model.
+
+    fp32 state and, under bf16, fp32 main parameters.
+
+    Args:
+        wrapped: Megatron's DistributedDataParallel around one pipeline stage.
+        config: rates, decay, betas.
+        groups: Megatron's ProcessGroupCollection.
+        precision: of the model's parameters.
+    """
+    mark_decay(wrapped)
+    settings = MegatronOptimizerConfig(
+        optimizer="adam",
+        lr=config.lr,
+        weight_decay=config.weight_decay,
+        adam_beta1=config.beta1,
+        adam_beta2=config.beta2,
+        adam_eps=config.eps,
+        clip_grad=config.clip or 0.0,
+        bf16=precision == "bf16",
+        params_dtype=DTYPES[precision],
+    )
+    with cuda_type_names():
+        optimizer = get_megatron_optimizer(
+            settings,
+            [wrapped],
+            config_overrides={ParamKey(attr="no_weight_decay"): {"wd_mult": 0.0}},
+            use_gloo_process_groups=False,
+            pg_collection=groups,
+        )
+    for group in optimizer.param_groups:
+        group["weight_decay"] = config.weight_decay * group["wd_mult"]
+        if wrapped_device(wrapped).type == "cpu":
+            # torch's one-pass kernel; on GPUs Megatron has taken Transformer Engine's.
+            group["fused"], group["foreach"] = True, False
+    return optimizer
+
+
+def wrapped_device(model: nn.Module) -> torch.device:
+    """Device of a model's first parameter."""
+    return next(model.parameters()).device
+
+
+def mark_decay(model: nn.Module) -> None:
+    """Mark every parameter that takes no weight decay with the attribute `no_weight_decay`.
+
+    By module type, not by name: matrices of linears and embeddings decay; biases and all of a norm do not.
+
+    Raises:
+        TrainingError: a parameter of a module type that is in neither class.
+    """
+    seen: set[int] = set()
+    for name, module in model.named_modules():
+        for key, parameter in module.named_parameters(recurse=False):
+            if id(parameter) not in seen:
+                seen.add(id(parameter))
+                parameter.no_weight_decay = not _decays(module, key, where=f"{name}.{key}")  # type: ignore[attr-defined]
+
+
+def _decays(module: nn.Module, key: str, *, where: str) -> bool:
+    kind = type(module).__name__
+    # Transformer Engine keeps a norm's weight inside the linear after it, as layer_norm_weight.
+    if key.endswith("bias") or key.startswith("layer_norm_") or any(norm in kind for norm in NORM_NAMES if "Linear" not in kind):
+        return False
+    if key == "weight" and any(word in kind for word in ("Linear", "Embedding", "Head")):
+        return True
+    raise TrainingError(
+        f"no rule says whether {kind}.{key} takes weight decay",
+        where=where,
+        fix="add the module's type to scmf.train.optimizer",
+    )
+
+
+@torch.no_grad()
+def update(optimizer: MegatronOptimizer, config: OptimizerConfig, *, lr: float) -> float | None:
+    """Clip and step with the gradients in the buffers.
+
+    Args:
+        optimizer: from `build_optimizer`.
+        config: for the clip norm.
+        lr: learning rate of this step.
+
+    Returns:
+        The L2 norm of the whole gradient before clipping; None where it is not finite, and then nothing is
+        changed. Every rank returns the same.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    with cuda_type_names():
+        optimizer.prepare_grads()
+        norm = float(optimizer.get_grad_norm())
+        if not math.isfinite(norm):
+            return None
+        if config.clip is not None:
+            clip_grad_by_total_norm_fp32(optimizer_parameters(optimizer), config.clip, norm)
+        optimizer.step_with_ready_grads()
+    return norm
+
+
+def optimizer_parameters(optimizer: MegatronOptimizer) -> list[torch.nn.Parameter]:
+    """All parameters that the optimizer updates on this rank."""
+    return [p for group in optimizer.param_groups for p in group["params"]]

@@ -1,0 +1,141 @@
+"""Rules between the sections of a config: a MainConfig goes in, the faults come out. The only place for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from scmf.core.config_fault import Fault, config_error
+from scmf.model.config import largest_divisor
+
+if TYPE_CHECKING:
+    from scmf.train.config import MainConfig
+
+
+def section_faults(config: MainConfig) -> Iterator[Fault]:
+    """Every rule between sections that the config breaks."""
+    for rule in RULES:
+        yield from rule(config)
+    world = config.trainer.world_size
+    if world is not None:
+        yield from world_faults(config, world)
+
+
+def check_world(config: MainConfig, world_size: int) -> int:
+    """Data-parallel size of a config on so many ranks, which the launcher knows best.
+
+    Args:
+        config: checked; its `devices` and `nodes` are not looked at, because torchrun and Slurm decide.
+        world_size: ranks of the run, > 0.
+
+    Returns:
+        Copies of the model, each of which sees its share of a step's cells.
+
+    Raises:
+        ConfigError: the layout does not fit these ranks.
+    """
+    faults = list(world_faults(config, world_size))
+    if faults:
+        raise config_error(faults, source=f"a run on {world_size} ranks")
+    return world_size // config.trainer.parallel.model_ranks
+
+
+def world_faults(config: MainConfig, world_size: int) -> Iterator[Fault]:
+    """Rules that need the number of ranks."""
+    parallel, data = config.trainer.parallel, config.data
+    copy = parallel.model_ranks
+    if world_size % copy:
+        yield Fault(
+            "trainer.parallel",
+            f"trainer.parallel.tensor={parallel.tensor} x pipeline={parallel.pipeline} takes {copy} ranks a copy of "
+            f"the model, and the run has {world_size} (devices x nodes)",
+            f"use a multiple of {copy} ranks, or a smaller layout",
+        )
+        return
+    copies = world_size // copy
+    if data.global_batch_size % copies:
+        yield Fault(
+            "data.global_batch_size",
+            f"data.global_batch_size={data.global_batch_size} cannot be shared by {copies} data-parallel ranks evenly",
+            f"use a multiple: {_next_multiple(data.global_batch_size, copies)}",
+        )
+    elif data.micro_batch_size is not None and data.global_batch_size % (data.micro_batch_size * copies):
+        share = data.global_batch_size // copies
+        yield Fault(
+            "data.micro_batch_size",
+            f"data.micro_batch_size={data.micro_batch_size} does not divide a rank's {share} cells of a step "
+            f"(data.global_batch_size={data.global_batch_size} over {copies} data-parallel ranks)",
+            f"use micro_batch_size: {largest_divisor(share, data.micro_batch_size)}",
+        )
+
+
+def _heads_divide_by_tensor(config: MainConfig) -> Iterator[Fault]:
+    yield from _splits(config, "heads", config.model.heads, "tensor")
+
+
+def _ffn_divides_by_tensor(config: MainConfig) -> Iterator[Fault]:
+    yield from _splits(config, "ffn", config.model.ffn, "tensor")
+
+
+def _layers_divide_by_pipeline(config: MainConfig) -> Iterator[Fault]:
+    yield from _splits(config, "layers", config.model.layers, "pipeline")
+
+
+def _splits(config: MainConfig, name: str, size: int, axis: str) -> Iterator[Fault]:
+    """A size of the model that ranks along an axis share evenly."""
+    ranks: int = getattr(config.trainer.parallel, axis)
+    if size % ranks:
+        yield Fault(
+            f"trainer.parallel.{axis}",
+            f"model.{name}={size} cannot be split over trainer.parallel.{axis}={ranks}",
+            f"use a size that divides it, for example {axis}: {largest_divisor(size, ranks)}",
+        )
+
+
+def _vocabulary_divides_by_tensor(config: MainConfig) -> Iterator[Fault]:
+    pad, tensor = config.model.pad_vocabulary_to, config.trainer.parallel.tensor
+    size = config.data.tokenizer.vocabulary_size
+    rows = pad if size is None else config.model.padded_vocabulary(size)
+    if rows % tensor:
+        what = "any vocabulary" if size is None else f"{config.data.tokenizer.vocabulary}'s {size:,} tokens"
+        yield Fault(
+            "model.pad_vocabulary_to",
+            f"model.pad_vocabulary_to={pad} pads {what} to {rows if size else 'a multiple of it'}, "
+            f"which cannot be split over trainer.parallel.tensor={tensor}",
+            f"use pad_vocabulary_to: {_next_multiple(pad, tensor)}",
+        )
+
+
+def _packs_divide_by_tensor_with_sequence_parallelism(config: MainConfig) -> Iterator[Fault]:
+    parallel, tokens = config.trainer.parallel, config.data.microbatch_tokens
+    if parallel.sequence and tokens is not None and tokens % parallel.tensor:
+        yield Fault(
+            "data.microbatch_tokens",
+            f"data.microbatch_tokens={tokens} cannot be split over trainer.parallel.tensor={parallel.tensor}, "
+            "and trainer.parallel.sequence=true splits positions",
+            f"use microbatch_tokens: {_next_multiple(tokens, parallel.tensor)}",
+        )
+
+
+def _validation_has_cells(config: MainConfig) -> Iterator[Fault]:
+    every = config.trainer.validation.every
+    if every is not None and config.data.split.validation == 0.0:
+        yield Fault(
+            "data.split.validation",
+            f"data.split.validation=0.0 holds out no cells, and trainer.validate.every={every} asks for their loss",
+            "hold some out, for example 0.05, or write trainer.validate.every: null",
+        )
+
+
+RULES: tuple[Callable[[MainConfig], Iterator[Fault]], ...] = (
+    _heads_divide_by_tensor,
+    _ffn_divides_by_tensor,
+    _layers_divide_by_pipeline,
+    _vocabulary_divides_by_tensor,
+    _packs_divide_by_tensor_with_sequence_parallelism,
+    _validation_has_cells,
+)
+
+
+def _next_multiple(number: int, of: int) -> int:
+    return -(-number // of) * of

@@ -1,0 +1,184 @@
+"""Model and optimizer state to and from a folder of shards, in any layout. The format is torch's distributed
+checkpoint, written and read through Megatron's mapping from each rank's part to the whole tensor.
+
+Nothing in a folder is executed: the tensors and the common part are read by torch's weights-only loader, and the
+pickled index is refused unless it is made of the plain types of an index.
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed import checkpoint as dcp
+
+from scmf.core.errors import CheckpointError
+from scmf.model.megatron import MegatronOptimizer, dist_checkpointing
+from scmf.train.layout import Layout
+
+INDEX = ".metadata"
+_INDEX_TYPES = frozenset(
+    {
+        ("collections", "OrderedDict"),
+        ("torch", "Size"),
+        ("torch", "device"),
+        ("torch", "float32"),
+        ("torch", "bfloat16"),
+        ("torch.serialization", "_get_layout"),
+        ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+        *(
+            ("torch.distributed.checkpoint.metadata", name)
+            for name in (
+                "_MEM_FORMAT_ENCODING",
+                "ChunkStorageMetadata",
+                "Metadata",
+                "MetadataIndex",
+                "StorageMeta",
+                "TensorProperties",
+                "TensorStorageMetadata",
+            )
+        ),
+    }
+)
+
+
+def save_shards(folder: Path, *, encoder: Any, optimizer: MegatronOptimizer, layout: Layout) -> None:
+    """Write this rank's shards; collective over all ranks.
+
+    Args:
+        folder: exists and is empty; the same on every rank.
+        encoder: this rank's stage.
+        optimizer: over its parameters.
+        layout: of this run.
+    """
+    state = _sharded_state(encoder, optimizer, layout, loading=False)
+    dist_checkpointing.save(state, str(folder), _synchronous_strategy())
+
+
+def load_shards(folder: Path, *, encoder: Any, optimizer: MegatronOptimizer, layout: Layout) -> None:
+    """Read model and optimizer state saved in any layout; collective over all ranks.
+
+    Raises:
+        CheckpointError: unreadable, or of another model.
+    """
+    check_index(folder)
+    wanted = _sharded_state(encoder, optimizer, layout, loading=True)
+    state = _load(folder, wanted)
+    _take_weights(encoder, state["model"])
+    with torch.no_grad():
+        optimizer.load_state_dict(state["optimizer"])
+
+
+def load_weights(folder: Path, *, encoder: Any, layout: Layout) -> None:
+    """Read the model's weights alone, into a model of the same sizes.
+
+    Raises:
+        CheckpointError: unreadable, or of another model.
+    """
+    check_index(folder)
+    _take_weights(encoder, _load(folder, {"model": _sharded_weights(encoder, layout)})["model"])
+
+
+def check_index(folder: Path) -> None:
+    """Refuse an index that names anything but the plain types of an index.
+
+    Raises:
+        CheckpointError: it does, or cannot be read.
+    """
+    path = folder / INDEX
+    try:
+        with path.open("rb") as file:
+            _IndexUnpickler(file).load()
+    except FileNotFoundError as error:
+        raise _damaged(folder, "its index is missing") from error
+    except CheckpointError:
+        raise
+    except Exception as error:
+        # A damaged pickle raises anything from EOFError to UnicodeDecodeError.
+        raise _damaged(folder, f"its index cannot be read: {error}") from error
+
+
+class _IndexUnpickler(pickle.Unpickler):
+    """Reads an index and refuses every type that is not in the list, before anything of it is called."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _INDEX_TYPES:
+            raise CheckpointError(
+                f"the checkpoint's index names {module}.{name}, which no index of scmf does; it is not read",
+                where=INDEX,
+                fix="use a checkpoint that scmf-train has written, from a place that you trust",
+            )
+        return super().find_class(module, name)
+
+
+def _damaged(folder: Path, what: str) -> CheckpointError:
+    return CheckpointError(
+        f"the checkpoint is damaged: {what}",
+        where=str(folder),
+        fix="name an older one with --resume PATH; they are beside it",
+    )
+
+
+def _metadata(layout: Layout) -> dict[str, Any]:
+    # singleton_local_shards is Megatron's present default; named because it decides the keys.
+    return {"dp_cp_group": layout.groups.dp_cp, "singleton_local_shards": False}
+
+
+def _sharded_weights(encoder: Any, layout: Layout) -> dict[str, Any]:
+    """Checkpoint entries of the weights, without Transformer Engine's extra state (fp8 scales), which CPUs lack."""
+    entries = encoder.sharded_state_dict(metadata=_metadata(layout))
+    return {key: entry for key, entry in entries.items() if not key.endswith("_extra_state")}
+
+
+def _sharded_state(encoder: Any, optimizer: MegatronOptimizer, layout: Layout, *, loading: bool) -> dict[str, Any]:
+    weights = _sharded_weights(encoder, layout)
+    state = {"model": weights}
+    entries = optimizer.sharded_state_dict(dict(state), is_loading=loading, metadata=_metadata(layout))
+    return {**state, "optimizer": entries}
+
+
+def _load(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = dist_checkpointing.load(wanted, str(folder))
+    except (OSError, RuntimeError, KeyError, ValueError, dcp.CheckpointException) as error:
+        raise _damaged(folder, str(error).strip().splitlines()[0]) from error
+    return state
+
+
+def _take_weights(encoder: Any, weights: dict[str, Any]) -> None:
+    missing, unexpected = encoder.load_state_dict(weights, strict=False)
+    wrong = [key for key in (*missing, *unexpected) if not key.endswith("_extra_state")]
+    # The copy of a tied matrix is filled through the tie and listed under its own key only where it is kept.
+    wrong = [key for key in wrong if key != "output_layer.weight" or encoder.output_layer.weight is not None]
+    if wrong:
+        raise CheckpointError(
+            f"{len(wrong)} weights do not fit the model, among them {wrong[0]}",
+            where="the checkpoint's model part",
+            fix="resume with the configuration that is saved beside the checkpoint",
+        )
+
+
+def _synchronous_strategy() -> Any:
+    """Megatron's torch_dist strategy, written by torch's own writer in this process.
+
+    Megatron's writer starts a manager process, which imports the main program again, and forks writers from a
+    process with threads; for a save that is waited for, neither is of use.
+    """
+    from megatron.core.dist_checkpointing.strategies import torch as mcore
+
+    class Synchronous(mcore.TorchDistSaveShardedStrategy):  # type: ignore[misc]
+        def save(self, sharded_state_dict: dict[str, Any], checkpoint_dir: str | Path) -> None:
+            named, _, _ = mcore._replace_state_dict_keys_with_sharded_keys(  # noqa: SLF001
+                sharded_state_dict, self.keep_only_main_replica
+            )
+            dcp.save(
+                mcore.mcore_to_pyt_state_dict(named, is_loading=False),
+                storage_writer=dcp.FileSystemWriter(checkpoint_dir),
+                planner=mcore.MCoreSavePlanner(
+                    dedup_replicated_tensors=not self.keep_only_main_replica, flatten_state_dict=False
+                ),
+            )
+
+    return Synchronous("torch_dist", 1)

@@ -1,0 +1,104 @@
+"""One optimizer step, and one validation. In: a StepBatch. Out: losses reduced over all ranks.
+
+Forward, backward and the pipeline are Megatron's schedule; losses are (sum, count) until the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from scmf.core.batch import Microbatch, StepBatch
+from scmf.model.megatron import get_forward_backward_func
+from scmf.model.pack import Pack
+from scmf.train.layout import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class LossSum:
+    """Losses of many targets, reduced over all ranks."""
+
+    total: float
+    """Sum, nats."""
+    targets: int
+    tokens: int
+    """Real tokens, no padding."""
+
+    @property
+    def mean(self) -> float:
+        """Nats a target; NaN where there was none."""
+        return self.total / self.targets if self.targets else float("nan")
+
+    def __add__(self, other: LossSum) -> LossSum:
+        return LossSum(self.total + other.total, self.targets + other.targets, self.tokens + other.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Passes:
+    """Forward and backward passes over the microbatches of a step, on one rank."""
+
+    model: Any
+    """Megatron's DistributedDataParallel around this rank's stage."""
+    layout: Layout
+
+    def train(self, batch: StepBatch) -> LossSum:
+        """Leave the gradient of the mean loss over all ranks' targets in the gradient buffers."""
+        self.model.train()
+        self.model.zero_grad_buffer()
+        return self._reduce(self._run(batch.microbatches, forward_only=False), batch)
+
+    @torch.no_grad()
+    def evaluate(self, batches: Iterable[StepBatch]) -> LossSum:
+        """Losses without gradients and without dropout."""
+        self.model.eval()
+        total = LossSum(0.0, 0, 0)
+        for batch in batches:
+            losses = self._run(batch.microbatches, forward_only=True) if batch.microbatches else []
+            total += self._reduce(losses, batch)
+        return total
+
+    def _run(self, microbatches: tuple[Microbatch, ...], *, forward_only: bool) -> list[dict[str, Tensor]]:
+        device = self.layout.world.device
+        packs: Iterator[Pack] = (Pack.of(m, device) for m in microbatches)
+        losses: list[dict[str, Tensor]] = get_forward_backward_func()(
+            forward_step_func=_forward_step,
+            data_iterator=packs,
+            model=self.model,
+            num_microbatches=len(microbatches),
+            seq_length=len(microbatches[0].input_ids),
+            micro_batch_size=1,
+            forward_only=forward_only,
+        )
+        return losses
+
+    def _reduce(self, losses: list[dict[str, Tensor]], batch: StepBatch) -> LossSum:
+        """Sum over microbatches, replicas and stages; only the last stage has losses."""
+        groups, device = self.layout.groups, self.layout.world.device
+        sums = torch.zeros(3, dtype=torch.float64, device=device)
+        if self.layout.is_last_stage:
+            for microbatch in losses:
+                sums[:2] += microbatch["loss"]
+            sums[2] = sum(m.tokens for m in batch.microbatches)
+            dist.all_reduce(sums, group=groups.dp)
+        if groups.pp.size() > 1:
+            dist.broadcast(sums, group=groups.pp, group_src=groups.pp.size() - 1)
+        total, targets, tokens = sums.tolist()
+        return LossSum(total, int(targets), int(tokens))
+
+
+def _forward_step(packs: Iterator[Pack], model: Any) -> tuple[Tensor, Any]:
+    pack = next(packs)
+    return model(pack), lambda output: _sum_losses(output, pack)
+
+
+def _sum_losses(losses: Tensor, pack: Pack) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """What Megatron divides (sum, count) and what is reported, in float64 so that the order of adding is moot."""
+    total = losses.sum()
+    count = torch.tensor(len(pack.targets), dtype=torch.int, device=losses.device)
+    report = torch.stack([losses.detach().double().sum(), count.double()])
+    return total, count, {"loss": report}

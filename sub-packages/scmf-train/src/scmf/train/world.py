@@ -1,0 +1,120 @@
+"""This process among the others. In: the environment of torchrun or Slurm, or none. Out: joined ranks.
+
+Nothing here knows the model; `scmf.train.layout` divides these ranks into process groups.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from scmf.core.errors import MachineError
+from scmf.model.device import local_device, use_device
+
+TIMEOUT = timedelta(minutes=30)
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Who this process is."""
+
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    """Ranks on this node."""
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this rank writes files and speaks to the user."""
+        return self.rank == 0
+
+
+@contextmanager
+def join_world() -> Iterator[World]:
+    """Join the other ranks for the time of the block; alone where no launcher has set an environment.
+
+    Raises:
+        MachineError: the environment is incomplete, or the other ranks cannot be reached.
+    """
+    world = read_environment()
+    use_device(world.device)
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // world.local_size))
+    backend = "nccl" if world.device.type == "cuda" else "gloo"
+    try:
+        if world.size == 1:
+            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        else:
+            dist.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=TIMEOUT)
+    except (RuntimeError, ValueError) as error:
+        raise MachineError(
+            f"rank {world.rank} of {world.size} cannot reach the others: {str(error).splitlines()[0]}",
+            where=f"MASTER_ADDR={os.environ.get('MASTER_ADDR')} MASTER_PORT={os.environ.get('MASTER_PORT')}",
+            fix="check that every node resolves that address and that the port is free",
+        ) from error
+    try:
+        yield world
+    finally:
+        dist.destroy_process_group()
+
+
+def read_environment() -> World:
+    """Rank and size from torchrun's variables, else from a Slurm step's, else a world of one.
+
+    Raises:
+        MachineError: some of torchrun's variables are set and others missing, or not numbers.
+    """
+    if "RANK" not in os.environ and "SLURM_STEP_NUM_TASKS" in os.environ:
+        _take_slurm_step()
+    if "RANK" not in os.environ:
+        return World(rank=0, size=1, local_rank=0, local_size=1, device=local_device())
+    rank, size, local_rank = (_number(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    local_size = _number("LOCAL_WORLD_SIZE") if "LOCAL_WORLD_SIZE" in os.environ else size
+    return World(rank=rank, size=size, local_rank=local_rank, local_size=local_size, device=local_device())
+
+
+def _number(name: str) -> int:
+    value = os.environ.get(name)
+    if value is None or not value.isdecimal():
+        raise MachineError(
+            f"{name} is {value!r}; RANK, WORLD_SIZE and LOCAL_RANK have to be set together, as numbers",
+            where="the environment of this process",
+            fix="start the ranks with torchrun or srun, or unset RANK to run one process",
+        )
+    return int(value)
+
+
+def _take_slurm_step() -> None:
+    """Translate a Slurm step's variables into torchrun's."""
+    size = os.environ["SLURM_STEP_NUM_TASKS"]
+    os.environ["RANK"] = os.environ["SLURM_PROCID"]
+    os.environ["WORLD_SIZE"] = size
+    os.environ["LOCAL_RANK"] = os.environ.get("SLURM_LOCALID", "0")
+    # "4" or "4(x2),3": tasks a node, by node; the first entry holds for homogeneous jobs.
+    os.environ["LOCAL_WORLD_SIZE"] = os.environ.get("SLURM_STEP_TASKS_PER_NODE", size).split("(")[0].split(",")[0]
+    os.environ.setdefault("MASTER_ADDR", _first_slurm_node())
+    os.environ.setdefault("MASTER_PORT", str(20_000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 20_000))
+
+
+def _first_slurm_node() -> str:
+    nodes = os.environ.get("SLURM_STEP_NODELIST", "127.0.0.1")
+    if "[" not in nodes:
+        return nodes.split(",")[0]
+    try:
+        listed = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise MachineError(
+            f"cannot expand the node list {nodes!r}",
+            where="SLURM_STEP_NODELIST",
+            fix="set MASTER_ADDR to the first node's name before srun",
+        ) from error
+    return listed.stdout.split()[0]
