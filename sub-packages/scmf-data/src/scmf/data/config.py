@@ -1,53 +1,144 @@
-"""The `data` section: which cells, as which tokens, in which batches."""
+"""The `data` section: which cells, as which tokens, in which batches. Imports no store, no kernels."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from typing import Annotated
 
-from pydantic import Field, NonNegativeInt, PositiveInt
-from scmf.core.config import Config
+from pydantic import Field, field_validator
+
+from scmf.core.config import Config, Variant
+from scmf.core.config_fault import Fault, nearest
+from scmf.core.config_kind import Kinds
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 
+SHIPPED_VOCABULARIES = {"geneformer-v1": 25_426, "geneformer-v2": 20_275}
+"""Tokens of each shipped vocabulary, special tokens included, so that a config is checked without loading one.
 
-class RankTokenizerConfig(Config):
-    """Rank value encoding: a cell is its genes, ordered by how far each exceeds its corpus median."""
+Source: token_dictionary_gc30M (Geneformer V1) and token_dictionary_gc104M (V2), keys counted.
+"""
 
-    kind: Literal["rank"] = "rank"
-    vocabulary: str = "geneformer-v1"
-    """A shipped vocabulary (geneformer-v1, geneformer-v2) or the path of a vocabulary file."""
+
+class TokenizerConfig(Variant):
+    """Base of every tokenizer: what one cell becomes."""
+
+    vocabulary: Annotated[str, Field(min_length=1)] = "geneformer-v1"
+    """A shipped vocabulary (geneformer-v1, geneformer-v2), or the path of a vocabulary file."""
     seq_length: Annotated[int, Field(ge=2, le=65_536)]
     """Tokens kept a cell, special tokens included. Geneformer V1: 2048, V2: 4096."""
+
+    @field_validator("vocabulary")
+    @classmethod
+    def _shipped_or_a_path(cls, vocabulary: str) -> str:
+        # A path has a folder or a suffix; a bare word is a name, and a misspelt name should not become a path.
+        if vocabulary in SHIPPED_VOCABULARIES or "/" in vocabulary or "." in vocabulary:
+            return vocabulary
+        near = nearest(vocabulary, SHIPPED_VOCABULARIES)
+        shipped = f"did you mean {near}?" if near else f"shipped are {', '.join(SHIPPED_VOCABULARIES)}"
+        raise ValueError(f"no vocabulary of that name is shipped ({shipped}), and a path holds a / or a .")
+
+    @property
+    def vocabulary_size(self) -> int | None:
+        """Tokens of a shipped vocabulary; None for a file, which has to be opened to know."""
+        return SHIPPED_VOCABULARIES.get(self.vocabulary)
+
+
+class RankTokenizerConfig(TokenizerConfig, kind="rank"):
+    """Rank value encoding: a cell is its genes, ordered by how far each exceeds its corpus median."""
 
 
 class SplitConfig(Config):
     """Which cells train, validate and test; never the same cell twice."""
 
-    by: str | None = None
+    by: Annotated[str, Field(min_length=1)] | None = None
     """Column of `obs` whose groups (donors, batches) stay whole, or null to draw single cells by hash."""
     validation: Fraction = 0.05
     """Share of the cells (or of the groups' cells) held out for validation."""
     test: Fraction = 0.0
-    """Share held out for the final test."""
+    """Share of the cells held out for the final test."""
+
+    def faults(self) -> Iterator[Fault]:
+        """Something is left to train on."""
+        yield from super().faults()
+        if self.validation + self.test >= 1.0:
+            yield Fault(
+                "validation",
+                f"data.split.validation={self.validation} and data.split.test={self.test} leave no cells to train on",
+                "make them sum to less than 1",
+            )
 
 
-class CellsConfig(Config):
-    """Cells of one store as rank tokens, packed."""
+class DataConfig(Variant):
+    """Base of every `data` section: a store, a tokenizer, a split, and the batches of a step."""
 
-    kind: Literal["cells"] = "cells"
-    store: str
+    store: Annotated[str, Field(min_length=1)]
     """Folder written by `scmf-store convert`."""
-    tokenizer: RankTokenizerConfig
+    tokenizer: Annotated[TokenizerConfig, Kinds({"rank": RankTokenizerConfig})]
+    """What one cell becomes; the vocabulary travels with every checkpoint."""
     split: SplitConfig = SplitConfig()
-    global_batch_size: PositiveInt
+    """Which cells train and which are held out."""
+    global_batch_size: Annotated[int, Field(ge=1, le=16_777_216)]
     """Cells an optimizer step, all ranks together."""
     packing: bool = True
     """Lay cells end to end without padding; false pads every cell to the longest of its microbatch."""
-    microbatch_tokens: PositiveInt | None = None
-    """Positions a packed microbatch; the memory of a step is proportional to it. Only with packing."""
-    micro_batch_size: PositiveInt | None = None
-    """Cells a padded microbatch. Only without packing."""
-    workers: NonNegativeInt = 2
-    """Threads that prepare batches ahead of the step; 0 prepares them in the step itself."""
-    prefetch_steps: PositiveInt = 4
-    """Steps prepared ahead."""
+    microbatch_tokens: Annotated[int, Field(ge=2, le=16_777_216)] | None = None
+    """Positions of a packed microbatch on one rank; a step's memory is proportional to it. Only with packing."""
+    micro_batch_size: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    """Cells of a padded microbatch on one rank. Only without packing."""
+    workers: Annotated[int, Field(ge=0, le=1024)] = 2
+    """Threads a rank that prepare batches ahead of the step; 0 prepares them in the step itself."""
+    prefetch_steps: Annotated[int, Field(ge=1, le=1024)] = 4
+    """Steps prepared ahead, by each rank."""
+
+    def faults(self) -> Iterator[Fault]:
+        """One way to make microbatches, and a longest cell that fits into one."""
+        yield from super().faults()
+        yield from self._packing_faults() if self.packing else self._padding_faults()
+
+    def _packing_faults(self) -> Iterator[Fault]:
+        length = self.tokenizer.seq_length
+        if self.micro_batch_size is not None:
+            yield Fault(
+                "micro_batch_size",
+                f"data.micro_batch_size={self.micro_batch_size} counts padded cells; data.packing=true has none",
+                f"write micro_batch_size: null, and microbatch_tokens: {self.micro_batch_size * length} for as much memory",
+            )
+        if self.microbatch_tokens is None:
+            yield Fault(
+                "microbatch_tokens",
+                "data.microbatch_tokens is null, and data.packing=true needs a budget",
+                f"give the positions of a microbatch, at least tokenizer.seq_length={length}; 8 x that is usual",
+            )
+        elif self.microbatch_tokens < length:
+            yield Fault(
+                "microbatch_tokens",
+                f"data.microbatch_tokens={self.microbatch_tokens} is less than data.tokenizer.seq_length={length}, "
+                "so the longest cells fit into no microbatch",
+                f"use at least {length}, or a shorter seq_length",
+            )
+
+    def _padding_faults(self) -> Iterator[Fault]:
+        if self.microbatch_tokens is not None:
+            yield Fault(
+                "microbatch_tokens",
+                f"data.microbatch_tokens={self.microbatch_tokens} is a pack's budget; data.packing=false has no packs",
+                "write microbatch_tokens: null, or packing: true",
+            )
+        if self.micro_batch_size is None:
+            yield Fault(
+                "micro_batch_size",
+                "data.micro_batch_size is null, and data.packing=false needs the cells of a microbatch",
+                "give a number, for example 8",
+            )
+        elif self.global_batch_size % self.micro_batch_size:
+            yield Fault(
+                "micro_batch_size",
+                f"data.global_batch_size={self.global_batch_size} is not a multiple of "
+                f"data.micro_batch_size={self.micro_batch_size}",
+                "use a micro_batch_size that divides it",
+            )
+
+
+class CellsConfig(DataConfig, kind="cells"):
+    """Cells of one store as tokens, packed or padded."""

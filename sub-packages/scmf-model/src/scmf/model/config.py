@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field
+
 from scmf.core.config import Variant
 from scmf.core.config_fault import Fault
 from scmf.core.config_kind import Kinds
@@ -53,7 +54,7 @@ class ModelConfig(Variant):
     heads: Annotated[int, Field(ge=1, le=4096)]
     """Attention heads; each is hidden / heads wide."""
     pad_vocabulary_to: Annotated[int, Field(ge=1, le=65_536)] = 128
-    """The vocabulary is padded to a multiple of this, so that tensor-parallel ranks share it evenly. Source: Megatron."""
+    """The vocabulary is padded to a multiple of this, so that tensor ranks share it evenly. Source: Megatron."""
     task: Annotated[TaskConfig, Kinds({"mlm": MlmTask})] = MlmTask()
     """What the model is trained to do."""
     init_from: Annotated[str, Field(min_length=1)] | None = None

@@ -1,4 +1,4 @@
-"""`MainConfig`: the one file that drives a run, in three sections; a path and overrides go in, a checked config comes out."""
+"""`MainConfig`: the one file that drives a run, in three sections; a path goes in, a checked config comes out."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
+
 from scmf.core.config import Config, Variant
 from scmf.core.config_fault import Fault
 from scmf.core.config_kind import Kinds
@@ -46,7 +47,7 @@ class ParallelConfig(Config):
         if self.context > 1:
             yield Fault(
                 "context",
-                f"trainer.parallel.context={self.context} needs Transformer Engine's attention and is not available yet",
+                f"trainer.parallel.context={self.context} needs Transformer Engine and is not available yet",
                 "write context: 1; for long cells lower data.microbatch_tokens, or raise trainer.parallel.tensor",
             )
         if self.sequence and self.tensor == 1:
@@ -126,7 +127,7 @@ class TrainerConfig(Config):
     max_steps: Steps | None = None
     """Optimizer steps of the whole run: the clock of schedule, validation and checkpoints."""
     max_epochs: Annotated[float, Field(gt=0.0, le=1e6)] | None = None
-    """Instead of max_steps: passes over the training cells, converted to steps when the store is opened."""
+    """Instead of max_steps: passes over the training cells, made steps when the store is opened."""
     devices: Ranks | Literal["auto"] = "auto"
     """Ranks a node: GPUs, or processes where there is no GPU. auto: every GPU, or one process."""
     nodes: Ranks = 1
@@ -179,7 +180,7 @@ class TrainerConfig(Config):
         if self.max_steps is not None and self.max_epochs is not None:
             yield Fault(
                 "max_epochs",
-                f"trainer.max_steps={self.max_steps} and trainer.max_epochs={self.max_epochs} both set the run's length",
+                f"trainer.max_steps={self.max_steps} and trainer.max_epochs={self.max_epochs} both set the length",
                 "write null for one of them",
             )
 

@@ -1,0 +1,225 @@
+"""Faults of a configuration: pydantic's findings go in; sentences with key, place and way out come out."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
+
+from scmf.core.config_kind import section_class
+from scmf.core.errors import ConfigError
+
+Path = tuple[str | int, ...]
+
+_EXPECTED = {
+    "int_type": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "int_parsing_size": "must be a smaller whole number",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
+    "string_type": "must be text",
+    "bool_type": "must be true or false",
+    "list_type": "must be a list",
+    "tuple_type": "must be a list",
+    "dict_type": "must be a section of `key: value` lines",
+    "model_type": "must be a section of `key: value` lines",
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "literal_error": "must be {expected}",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong, before it is an exception."""
+
+    key: str
+    """Dotted path of the key, relative to the section that found the fault; empty for the section itself."""
+    what: str
+    """The sentence, with every number that matters and the full names of the keys it is about."""
+    fix: str
+    """What to write instead."""
+
+    def details(self, value: object = None) -> InitErrorDetails:
+        """The fault as pydantic carries it, so that it is reported together with pydantic's own."""
+        error = PydanticCustomError("fault", "{what}; {fix}", {"what": self.what, "fix": self.fix})
+        return InitErrorDetails(type=error, loc=tuple(self.key.split(".")) if self.key else (), input=value)
+
+
+def raise_faults(title: str, faults: Iterable[Fault]) -> None:
+    """Raise all faults as one ValidationError; do nothing when there are none."""
+    found = [fault.details() for fault in faults]
+    if found:
+        raise ValidationError.from_exception_data(title, found)
+
+
+def nearest(word: str, words: Iterable[str]) -> str | None:
+    """The word that was probably meant, or None when nothing is near."""
+    lower = {w.lower(): w for w in words}
+    close = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.5)
+    return lower[close[0]] if close else None
+
+
+def faults_of(error: ValidationError, cls: type[BaseModel], values: object) -> list[Fault]:
+    """Translate pydantic's findings, one fault a key, in the order of the sections.
+
+    Args:
+        error: what pydantic found.
+        cls: the config class that was asked for.
+        values: the document that was checked, as plain mappings, lists and scalars.
+    """
+    grouped: dict[Path, list[ErrorDetails]] = {}
+    for details in error.errors(include_url=False):
+        path = details["loc"] if details["type"] == "fault" else _path_in(values, details["loc"])
+        grouped.setdefault(path, []).append(details)
+    return [_fault(path, found, cls=cls, values=values) for path, found in grouped.items()]
+
+
+def config_error(faults: Sequence[Fault], *, source: str, origins: Mapping[Path, str] | None = None) -> ConfigError:
+    """One exception for all faults of a document: three lines for one fault, a numbered list for several.
+
+    Args:
+        faults: at least one.
+        source: the file or command the document came from.
+        origins: where each key was written: `line 12`, or the override that set it.
+    """
+    places = [_place(fault, origins or {}) for fault in faults]
+    if len(faults) == 1:
+        place = ", ".join(part for part in (source, places[0], faults[0].key) if part)
+        return ConfigError(faults[0].what, where=place, fix=faults[0].fix)
+    lines = [
+        f"  {number}. {fault.what}{f' ({place})' if place else ''}: {fault.fix}"
+        for number, (fault, place) in enumerate(zip(faults, places, strict=True), start=1)
+    ]
+    what = f"{len(faults)} faults in the configuration\n" + "\n".join(lines)
+    return ConfigError(what, where=source, fix=f"mend the {len(faults)} keys listed above; each says how")
+
+
+def _place(fault: Fault, origins: Mapping[Path, str]) -> str:
+    """Where the key, or the nearest section around it that was written at all, stands."""
+    path: Path = tuple(fault.key.split(".")) if fault.key else ()
+    while path and path not in origins:
+        path = path[:-1]
+    return origins.get(path, "")
+
+
+def _path_in(values: object, loc: Path) -> Path:
+    """The part of a location that is keys; pydantic appends the names of a union's branches."""
+    path: list[str | int] = []
+    here = values
+    for part in loc:
+        if isinstance(here, Mapping):
+            path.append(part)
+            here = here.get(part)
+        elif isinstance(here, list) and isinstance(part, int):
+            path.append(part)
+            here = here[part]
+        else:
+            break
+    return tuple(path)
+
+
+def _fault(path: Path, found: Sequence[ErrorDetails], *, cls: type[BaseModel], values: object) -> Fault:
+    key = ".".join(str(part) for part in path)
+    first = found[0]
+    if first["type"] == "fault":
+        return Fault(key, first["ctx"]["what"], first["ctx"]["fix"])
+    if first["type"] == "extra_forbidden":
+        return _unknown_key(path, _section_at(cls, values, path[:-1]))
+    description = _description(_section_at(cls, values, path[:-1]), path)
+    if first["type"] == "missing":
+        return Fault(key, f"{key} is missing", f"add `{path[-1]}:` {description}".rstrip())
+    wanted = " or ".join(dict.fromkeys(_wanted(details) for details in found))
+    what = f"{key or 'the document'} {wanted}, not {show(first['input'])}"
+    return Fault(key, what, _advice(first, found) or f"correct the value {description}".rstrip())
+
+
+def _unknown_key(path: Path, section: type[BaseModel] | None) -> Fault:
+    key = ".".join(str(part) for part in path)
+    keys = [field.alias or name for name, field in section.model_fields.items()] if section else []
+    where = ".".join(str(part) for part in path[:-1]) or "the document"
+    near = nearest(str(path[-1]), keys)
+    fix = f"did you mean `{near}`? " if near else "remove it. "
+    return Fault(key, f"{key} is not a key of {where}", f"{fix}The keys there: {', '.join(keys)}")
+
+
+def _section_at(cls: type[BaseModel], values: object, path: Path) -> type[BaseModel] | None:
+    """The config class that the section at a path is checked by."""
+    here: type[BaseModel] | None = cls
+    for part in path:
+        field = _field(here, part)
+        values = values.get(part) if isinstance(values, Mapping) else None
+        here = section_class(field, values) if field else None
+    return here
+
+
+def _field(section: type[BaseModel] | None, key: str | int) -> FieldInfo | None:
+    fields = section.model_fields if section else {}
+    return next((field for name, field in fields.items() if key == (field.alias or name)), None)
+
+
+def _description(section: type[BaseModel] | None, path: Path) -> str:
+    field = _field(section, path[-1]) if path else None
+    return f"({' '.join(field.description.split())})" if field and field.description else ""
+
+
+def _wanted(details: ErrorDetails) -> str:
+    if details["type"] == "value_error":
+        return "is refused: " + str(details["ctx"]["error"])
+    template = _EXPECTED.get(details["type"])
+    if template is None:
+        return "is refused: " + details["msg"]
+    return template.format(**details.get("ctx", {}))
+
+
+def _advice(details: ErrorDetails, found: Sequence[ErrorDetails]) -> str:
+    """A way out that the value itself suggests; empty when it suggests none."""
+    value = details["input"]
+    kinds = {one["type"] for one in found}
+    if isinstance(value, str) and kinds & {"int_type", "float_type", "bool_type"} and _is_plain(value):
+        return f"write {value} without quotes"
+    if isinstance(value, float) and kinds & {"int_type", "int_from_float"} and value.is_integer():
+        return f"write {int(value)}"
+    if "literal_error" in kinds and isinstance(value, str):
+        expected = next(one["ctx"]["expected"] for one in found if one["type"] == "literal_error")
+        near = nearest(value, [word.strip(" '") for word in expected.replace(" or ", ",").split(",")])
+        return f"did you mean {near}?" if near else ""
+    if kinds == {"string_type"} and isinstance(value, int | float):
+        return f'put it in quotes: "{show(value)}"'
+    return ""
+
+
+def _is_plain(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), int | float)
+    except ValueError:
+        return False
+
+
+def show(value: object) -> str:
+    """A value as a person wrote it, short."""
+    if isinstance(value, Mapping):
+        return "a section of keys" if value else "an empty section"
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value)}"
+    if isinstance(value, BaseModel):
+        return f"a {type(value).__name__}"
+    if isinstance(value, str) or value is None or isinstance(value, bool):
+        text = json.dumps(value, ensure_ascii=False)
+        return (text if len(text) <= 60 else text[:57] + '..."') + (" (text)" if isinstance(value, str) else "")
+    return _show_number(value)
+
+
+def _show_number(value: Any) -> str:
+    # Python refuses to write integers of more than 4,300 digits.
+    if isinstance(value, int) and value.bit_length() > 200:
+        return "a number of more than 60 digits"
+    return repr(value)
