@@ -102,7 +102,7 @@ class DataConfig(Variant):
             yield Fault(
                 "micro_batch_size",
                 f"data.micro_batch_size={self.micro_batch_size} counts padded cells; data.packing=true has none",
-                f"write micro_batch_size: null, and microbatch_tokens: {self.micro_batch_size * length} for as much memory",
+                f"write micro_batch_size: null, and microbatch_tokens: {self.micro_batch_size * length}",
             )
         if self.microbatch_tokens is None:
             yield Fault(

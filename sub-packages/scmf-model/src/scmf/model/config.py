@@ -70,7 +70,7 @@ class ModelConfig(Variant):
                 f"use a number that divides it, at most this: {largest_divisor(self.hidden, self.heads)}",
             )
 
-    def padded_vocabulary(self, vocabulary_size: int) -> int:
+    def padded_vocabulary_size(self, vocabulary_size: int) -> int:
         """Rows of the embedding: the vocabulary rounded up to a multiple of `pad_vocabulary_to`."""
         return -(-vocabulary_size // self.pad_vocabulary_to) * self.pad_vocabulary_to
 
@@ -96,7 +96,7 @@ class EncoderConfig(ModelConfig, kind="encoder"):
             vocabulary_size: tokens, special ones included, before padding.
             seq_length: learned positions.
         """
-        vocabulary, width, ffn = self.padded_vocabulary(vocabulary_size), self.hidden, self.ffn
+        vocabulary, width, ffn = self.padded_vocabulary_size(vocabulary_size), self.hidden, self.ffn
         norm = 2 * width
         square = width * width + width
         embeddings = vocabulary * width + seq_length * width

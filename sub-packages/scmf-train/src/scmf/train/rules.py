@@ -95,7 +95,7 @@ def _splits(config: MainConfig, name: str, size: int, axis: str) -> Iterator[Fau
 def _vocabulary_divides_by_tensor(config: MainConfig) -> Iterator[Fault]:
     pad, tensor = config.model.pad_vocabulary_to, config.trainer.parallel.tensor
     size = config.data.tokenizer.vocabulary_size
-    rows = pad if size is None else config.model.padded_vocabulary(size)
+    rows = pad if size is None else config.model.padded_vocabulary_size(size)
     if rows % tensor:
         what = "any vocabulary" if size is None else f"{config.data.tokenizer.vocabulary}'s {size:,} tokens"
         yield Fault(
