@@ -1,0 +1,126 @@
+"""A recipe: a table of settings with their sources and a few arguments go in, a `MainConfig` comes out."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from scmf.core.config_fault import Path
+from scmf.core.config_override import override
+from scmf.core.config_read import Document
+from scmf.train.config import MainConfig, check_document
+
+
+class Setting(NamedTuple):
+    """One value of a recipe and where it comes from."""
+
+    value: Any
+    source: str
+    """Paper, code, measurement or reason; shown by `scmf-recipe --describe`."""
+
+
+Settings = Mapping[str, Setting]
+"""Dotted key of the config to its setting."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeArguments:
+    """What a user says when asking for a recipe; None keeps the recipe's own."""
+
+    store: str | None = None
+    """Folder written by `scmf-store convert`."""
+    result_dir: str | None = None
+    """Run directory."""
+    init_from: str | None = None
+    """Checkpoint whose weights the run starts from."""
+    overrides: tuple[str, ...] = ()
+    """`dotted.key=value` words, applied last."""
+
+    def words(self) -> list[str]:
+        """The same as words of the `scmf-recipe` command."""
+        flags = {"--data-path": self.store, "--result-dir": self.result_dir, "--init-from": self.init_from}
+        return [word for flag, value in flags.items() if value is not None for word in (flag, value)] + [
+            *self.overrides
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A named run. Keys that it does not set have the default that the config documents."""
+
+    name: str
+    summary: str
+    """One line: what it trains, and whose numbers these are."""
+    settings: Settings
+    aliases: tuple[str, ...] = field(default=())
+    """Other spellings, such as BioNeMo's."""
+
+    def config(self, arguments: RecipeArguments | None = None) -> MainConfig:
+        """Build the checked config.
+
+        Args:
+            arguments: paths and overrides of this run.
+
+        Raises:
+            ConfigError: when an override does not fit.
+        """
+        arguments = arguments or RecipeArguments()
+        document = Document(nest({key: setting.value for key, setting in self.settings.items()}), f"recipe {self.name}")
+        given = {
+            ("data", "store"): arguments.store,
+            ("model", "init_from"): arguments.init_from,
+            ("trainer", "result_dir"): arguments.result_dir,
+        }
+        for (section, key), value in given.items():
+            if value is not None:
+                document.values[section][key] = value
+        return check_document(override(document, arguments.overrides))
+
+    def command(self, arguments: RecipeArguments | None = None) -> str:
+        """The command that writes this config."""
+        return shlex.join(["scmf-recipe", "--recipe", self.name, *(arguments or RecipeArguments()).words()])
+
+
+def nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn dotted keys into sections."""
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        *sections, last = key.split(".")
+        here = nested
+        for section in sections:
+            here = here.setdefault(section, {})
+        here[last] = value
+    return nested
+
+
+def flatten(nested: Mapping[str, Any], prefix: Path = ()) -> dict[str, Any]:
+    """Turn sections into dotted keys; the inverse of `nest`."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, (*prefix, key))
+        else:
+            flat[".".join(str(part) for part in (*prefix, key))] = value
+    return flat
+
+
+def parameters(config: MainConfig) -> int | None:
+    """Trained numbers of the model by formula; None where the vocabulary has to be opened, or the class does not say."""
+    from scmf.model.config import EncoderConfig
+
+    size = config.data.tokenizer.vocabulary_size
+    if size is None or not isinstance(config.model, EncoderConfig):
+        return None
+    return config.model.n_parameters(size, config.data.tokenizer.seq_length)
+
+
+def header(recipe: Recipe, *, version: str, arguments: RecipeArguments | None = None) -> Sequence[str]:
+    """Comment at the top of a written recipe: what it is, what made it, what runs it."""
+    return (
+        f"scmf {version}, recipe {recipe.name}: {recipe.summary}",
+        f"written by:  {recipe.command(arguments)}",
+        "run it by:   scmf-train --config THIS_FILE",
+        f"where each number comes from:  scmf-recipe --describe {recipe.name}",
+    )
