@@ -65,7 +65,9 @@ def nearest(word: str, words: Iterable[str]) -> str | None:
     """The word that was probably meant, or None when nothing is near."""
     lower = {w.lower(): w for w in words}
     close = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.5)
-    return lower[close[0]] if close else None
+    # A beginning such as `10m` is far from `10m-pretrain` by edit distance and near by intent.
+    close = close or sorted((w for w in lower if w.startswith(word.lower()) or word.lower().startswith(w)), key=len)
+    return lower[close[0]] if close and word else None
 
 
 def faults_of(error: ValidationError, cls: type[BaseModel], values: object) -> list[Fault]:
@@ -137,6 +139,8 @@ def _fault(path: Path, found: Sequence[ErrorDetails], *, cls: type[BaseModel], v
     description = _description(_section_at(cls, values, path[:-1]), path)
     if first["type"] == "missing":
         return Fault(key, f"{key} is missing", f"add `{path[-1]}:` {description}".rstrip())
+    if first["type"] == "value_error":
+        return Fault(key, f"{key}: {first['ctx']['error']}", f"correct the value {description}".rstrip())
     wanted = " or ".join(dict.fromkeys(_wanted(details) for details in found))
     what = f"{key or 'the document'} {wanted}, not {show(first['input'])}"
     return Fault(key, what, _advice(first, found) or f"correct the value {description}".rstrip())
@@ -172,8 +176,6 @@ def _description(section: type[BaseModel] | None, path: Path) -> str:
 
 
 def _wanted(details: ErrorDetails) -> str:
-    if details["type"] == "value_error":
-        return "is refused: " + str(details["ctx"]["error"])
     template = _EXPECTED.get(details["type"])
     if template is None:
         return "is refused: " + details["msg"]

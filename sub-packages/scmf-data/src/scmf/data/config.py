@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from scmf.core.config import Config, Variant
 from scmf.core.config_fault import Fault, nearest
@@ -28,15 +28,17 @@ class TokenizerConfig(Variant):
     seq_length: Annotated[int, Field(ge=2, le=65_536)]
     """Tokens kept a cell, special tokens included. Geneformer V1: 2048, V2: 4096."""
 
-    @field_validator("vocabulary")
-    @classmethod
-    def _shipped_or_a_path(cls, vocabulary: str) -> str:
-        # A path has a folder or a suffix; a bare word is a name, and a misspelt name should not become a path.
-        if vocabulary in SHIPPED_VOCABULARIES or "/" in vocabulary or "." in vocabulary:
-            return vocabulary
-        near = nearest(vocabulary, SHIPPED_VOCABULARIES)
-        shipped = f"did you mean {near}?" if near else f"shipped are {', '.join(SHIPPED_VOCABULARIES)}"
-        raise ValueError(f"no vocabulary of that name is shipped ({shipped}), and a path holds a / or a .")
+    def faults(self) -> Iterator[Fault]:
+        """A bare word is the name of a shipped vocabulary: a misspelt name should not become a path."""
+        yield from super().faults()
+        name = self.vocabulary
+        if name not in SHIPPED_VOCABULARIES and "/" not in name and "." not in name:
+            near = nearest(name, SHIPPED_VOCABULARIES)
+            yield Fault(
+                "vocabulary",
+                f"no vocabulary {name} is shipped, and a path would hold a slash or a dot",
+                f"did you mean {near}?" if near else f"use one of {', '.join(SHIPPED_VOCABULARIES)}, or ./{name}",
+            )
 
     @property
     def vocabulary_size(self) -> int | None:

@@ -46,7 +46,8 @@ def recipe_command(argv: Sequence[str]) -> int:
     Raises:
         ConfigError: unknown recipe or key, or a file that exists.
     """
-    options = _parser().parse_args(argv)
+    options = _parser().parse_intermixed_args(argv)
+    _refuse_what_would_be_ignored(options)
     if options.list:
         sys.stdout.write(list_recipes())
     elif options.schema:
@@ -100,11 +101,21 @@ def _parser() -> argparse.ArgumentParser:
         "--init-from",
         "--initial-ckpt-path",
         metavar="DIR",
-        help="checkpoint to start the weights from (model.init_from)",
+        help="checkpoint of the first weights (model.init_from)",
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="any other key, for example trainer.nodes=2")
     return parser
+
+
+def _refuse_what_would_be_ignored(options: argparse.Namespace) -> None:
+    flags = {"--dest": options.dest != "-", "--force": options.force, "--data-path": options.data_path}
+    flags |= {"--result-dir": options.result_dir, "--init-from": options.init_from}
+    given = [flag for flag, value in flags.items() if value] + options.overrides
+    if options.recipe is None and given:
+        raise ConfigError(
+            f"{given[0]} goes with --recipe only", where="command line", fix="add --recipe NAME, or leave it out"
+        )
 
 
 def _write(recipe: Recipe, options: argparse.Namespace) -> None:

@@ -21,7 +21,7 @@ class Setting(NamedTuple):
     """Paper, code, measurement or reason; shown by `scmf-recipe --describe`."""
 
 
-Settings = Mapping[str, Setting]
+Settings = dict[str, Setting]
 """Dotted key of the config to its setting."""
 
 
@@ -41,9 +41,8 @@ class RecipeArguments:
     def words(self) -> list[str]:
         """The same as words of the `scmf-recipe` command."""
         flags = {"--data-path": self.store, "--result-dir": self.result_dir, "--init-from": self.init_from}
-        return [word for flag, value in flags.items() if value is not None for word in (flag, value)] + [
-            *self.overrides
-        ]
+        given = [word for flag, value in flags.items() if value is not None for word in (flag, value)]
+        return [*given, *self.overrides]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +106,7 @@ def flatten(nested: Mapping[str, Any], prefix: Path = ()) -> dict[str, Any]:
 
 
 def parameters(config: MainConfig) -> int | None:
-    """Trained numbers of the model by formula; None where the vocabulary has to be opened, or the class does not say."""
+    """Trained numbers of the model by formula; None where the vocabulary or the model is the user's own."""
     from scmf.model.config import EncoderConfig
 
     size = config.data.tokenizer.vocabulary_size

@@ -1,8 +1,8 @@
 """The table of recipes: a name goes in, a Recipe comes out. Every number stands beside its source.
 
 Sources used more than once:
-    BioNeMo   NVIDIA/bionemo-framework, sub-packages/bionemo-geneformer/.../recipes.py and bionemo-llm/.../config_models.py
-              (Apache-2.0), the last release with a Geneformer trainer
+    BioNeMo   NVIDIA/bionemo-framework (Apache-2.0), the last release with a Geneformer trainer: recipes.py of
+              bionemo-geneformer and config_models.py of bionemo-llm
     card      the model cards of BioNeMo's published Geneformer checkpoints
     V1        Theodoris et al., Nature 2023, and the config of Geneformer-V1-10M
 """
@@ -25,9 +25,7 @@ def _pretraining(name: str) -> Settings:
         "data.kind": Setting("cells", "single cells as ranked genes"),
         "data.store": Setting("data/store", "placeholder: your folder from scmf-store convert, or --data-path"),
         "data.tokenizer.kind": Setting("rank", "V1: rank value encoding"),
-        "data.tokenizer.vocabulary": Setting(
-            "geneformer-v1", "BioNeMo trains on Genecorpus-30M's dictionary and medians"
-        ),
+        "data.tokenizer.vocabulary": Setting("geneformer-v1", "BioNeMo: Genecorpus-30M's dictionary and medians"),
         "data.tokenizer.seq_length": Setting(2048, "V1, BioNeMo: seq_length"),
         "data.packing": Setting(True, "padding to 2,048 wastes 30-65% of the work; BioNeMo pads"),
         "data.microbatch_tokens": Setting(8 * 2048, _MICRO_BATCH.format(8)),
@@ -130,7 +128,7 @@ _TEN_MILLION_PUBLISHED = Recipe(
     | {
         "data.global_batch_size": Setting(2048, "card: micro batch 32 on 64 A100"),
         "data.microbatch_tokens": Setting(32 * 2048, _MICRO_BATCH.format(32)),
-        "trainer.max_steps": Setting(81_485, "card: 7 epochs of 23.87M cells"),
+        "trainer.max_steps": Setting(81_485, "card: 7 passes over 23.87M cells"),
         "trainer.optimizer.lr": Setting(1e-3, _UNSTATED),
         "trainer.schedule.kind": Setting("cosine", _UNSTATED),
         "trainer.schedule.warmup_steps": Setting(815, f"{_FRACTIONS}; rounded up"),
@@ -148,7 +146,7 @@ _HUNDRED_MILLION_PUBLISHED = Recipe(
     | {
         "data.global_batch_size": Setting(2048, "card: micro batch 16 on 128 A100"),
         "data.microbatch_tokens": Setting(16 * 2048, _MICRO_BATCH.format(16)),
-        "trainer.max_steps": Setting(35_650, "card: 3 epochs of 23.87M cells"),
+        "trainer.max_steps": Setting(35_650, "card: 3 passes over 23.87M cells"),
         "trainer.optimizer.lr": Setting(1e-3, _UNSTATED),
         "trainer.schedule.kind": Setting("cosine", _UNSTATED),
         "trainer.schedule.warmup_steps": Setting(357, f"{_FRACTIONS}; rounded up"),
@@ -237,5 +235,5 @@ def find_recipe(name: str) -> Recipe:
     raise ConfigError(
         f"there is no recipe {name}",
         where="--recipe",
-        fix=f"{fix}The recipes: {', '.join(recipe.name for recipe in RECIPES)}",
+        fix=f"{fix}The recipes are {', '.join(recipe.name for recipe in RECIPES)}",
     )
