@@ -1,0 +1,176 @@
+"""Rank value encoding. In: a store, a vocabulary and cell ids. Out: each cell's genes as tokens, highest first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from scmf.core.errors import StoreError, VocabularyError
+from scmf.data.rank_kernel import DIGITS, close_gaps, encode_cells
+from scmf.data.store import CellStore, Part, damaged
+from scmf.data.vocabulary import Vocabulary
+
+IntArray = npt.NDArray[np.int32]
+LongArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Token ids of many cells, laid end to end."""
+
+    ids: IntArray
+    """(n,) int32, cell after cell."""
+    offsets: LongArray
+    """(n_cells + 1,) int64: cell i has ids[offsets[i]:offsets[i + 1]], which may be none."""
+
+    def __len__(self) -> int:
+        """Number of cells."""
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> LongArray:
+        """(n_cells,) int64 tokens of each cell."""
+        return np.diff(self.offsets)
+
+    def of(self, i: int) -> IntArray:
+        """Tokens of the i-th cell."""
+        return self.ids[self.offsets[i] : self.offsets[i + 1]]
+
+
+class RankTokenizer:
+    """Orders a cell's genes by how far each exceeds its corpus median.
+
+    The value of a gene is its count, scaled to 10,000 over all values stored for the cell, divided by the
+    gene's median, rounded to float32; equal values come in the order of their tokens. Genes without a token
+    are dropped, columns that share a token are summed first. A cell without any token has no tokens at all,
+    not even <cls> and <eos>.
+
+    Source: Theodoris et al., Nature 2023; order equal to Geneformer's `TranscriptomeTokenizer`.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, *, gene_ids: Sequence[str], seq_length: int) -> None:
+        """Look up every gene once.
+
+        Args:
+            vocabulary: tokens and medians.
+            gene_ids: id of each column of the store.
+            seq_length: tokens kept a cell, <cls> and <eos> included.
+
+        Raises:
+            VocabularyError: no gene of the store has a token, or the sequence has no room for a gene.
+        """
+        self.vocabulary = vocabulary
+        self.seq_length = seq_length
+        self._limit = seq_length - vocabulary.frame
+        if self._limit < 1:
+            raise VocabularyError(
+                f"a sequence of {seq_length} tokens has no room for a gene beside <cls> and <eos>",
+                where="data.tokenizer.seq_length",
+                fix="make it longer; Geneformer V2 uses 4096",
+            )
+        token = vocabulary.tokens_of(gene_ids)
+        if not (token >= 0).any():
+            raise _no_gene_known(vocabulary, gene_ids)
+        inverse_median = np.zeros(len(token))
+        inverse_median[token >= 0] = 1.0 / vocabulary.medians[token[token >= 0] - vocabulary.first_gene]
+        self._genes = (token, inverse_median)
+        known = token[token >= 0]
+        self._sums_needed = len(vocabulary) if len(np.unique(known)) < len(known) else 0
+
+    def encode(self, store: CellStore, cell_ids: LongArray) -> Tokens:
+        """Tokens of the cells, in the order given.
+
+        Args:
+            store: has the genes that this tokenizer was made for.
+            cell_ids: (k,) int64, any order, repeats allowed.
+
+        Raises:
+            StoreError: an array of the store points outside itself.
+        """
+        frame = self.vocabulary.frame
+        pieces = _spans(store, cell_ids)
+        stored = np.zeros(len(cell_ids), np.int64)
+        for piece in pieces:
+            stored[piece.here] = piece.lengths
+        starts = np.zeros(len(cell_ids) + 1, np.int64)
+        np.cumsum(np.minimum(stored, self._limit) + frame, out=starts[1:])
+        ids = np.empty(int(starts[-1]), np.int32)
+        lengths = np.zeros(len(cell_ids), np.int64)
+        scratch = self._scratch(int(stored.max(initial=0)))
+        for piece in pieces:
+            first = starts[:-1][piece.here] + (frame > 0)
+            found = np.zeros(len(first), np.int64)
+            spans = (piece.starts, piece.lengths)
+            bad = encode_cells(piece.values, spans, self._genes, scratch, (ids, first, found), self._limit)
+            if bad >= 0:
+                raise _outside(piece.part, bad)
+            lengths[piece.here] = found
+        ends = (self.vocabulary.cls, self.vocabulary.eos) if frame else (-1, -1)
+        offsets = close_gaps(ids, starts, lengths, ends)
+        return Tokens(ids[: offsets[-1]], offsets)
+
+    def lengths_upper_bound(self, store: CellStore, cell_ids: LongArray) -> LongArray:
+        """Most tokens that each cell can have, from metadata alone. (k,) int64."""
+        stored = store.lengths(cell_ids)
+        return np.where(stored > 0, np.minimum(stored, self._limit) + self.vocabulary.frame, 0)
+
+    def _scratch(self, longest: int) -> tuple[npt.NDArray[Any], ...]:
+        """Working memory of one call, so that threads do not meet."""
+        return (
+            np.empty(longest, np.uint64),
+            np.empty(longest, np.uint64),
+            np.empty(2 * DIGITS, np.uint32),
+            np.zeros(self._sums_needed, np.float64),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """The wanted cells of one part."""
+
+    part: Part
+    here: LongArray | slice  # their places among all wanted cells
+    starts: LongArray
+    lengths: LongArray
+
+    @property
+    def values(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        # Plain views: the compiler's dispatch is slow for np.memmap.
+        return np.asarray(self.part.indices), np.asarray(self.part.data)
+
+
+def _spans(store: CellStore, cell_ids: LongArray) -> list[_Piece]:
+    """Where the cells lie, a part at a time."""
+    numbers, rows = store.locate(cell_ids)
+    if len(store.parts) == 1:
+        return [_Piece(store.parts[0], slice(None), *store.parts[0].spans(rows))]
+    pieces = []
+    for number in np.unique(numbers):
+        here = np.flatnonzero(numbers == number)
+        pieces.append(_Piece(store.parts[number], here, *store.parts[number].spans(rows[here])))
+    return pieces
+
+
+def _outside(part: Part, column: int) -> StoreError:
+    return damaged(f"a cell names gene {column:,}, the store has fewer genes", part.path, "indices")
+
+
+def _no_gene_known(vocabulary: Vocabulary, gene_ids: Sequence[str]) -> VocabularyError:
+    example = gene_ids[0] if len(gene_ids) else "(none)"
+    wanted = vocabulary.gene_ids[0]
+    if example.startswith("ENS") and not example.startswith("ENSG") and wanted.startswith("ENSG"):
+        reason = "the store is of another species than the vocabulary"
+    elif not example.startswith("ENS"):
+        reason = "the store's genes are not Ensembl ids"
+    else:
+        reason = "the store and the vocabulary use other ids"
+    return VocabularyError(
+        f"none of the {len(gene_ids):,} genes has a token: {reason} ({example} against {wanted})",
+        where=f"data.tokenizer.vocabulary={vocabulary.name}",
+        fix="convert with Ensembl ids of the vocabulary's species, or compute one from the store itself: "
+        "scmf-store vocabulary STORE --out FILE",
+    )
