@@ -38,11 +38,11 @@ def main() -> int:
     for recipe in RECIPES:
         path = options.folder / f"{recipe.name}.yaml"
         write_config(recipe.config(), path, header=header(recipe, version=version("scmf-train")), overwrite=True)
-    for path in stale(options.folder):
-        path.unlink()
-        print(f"removed {path}, which no recipe writes")
     print(f"wrote {len(RECIPES)} recipes to {options.folder}")
-    return 0
+    left_over = stale(options.folder)
+    for path in left_over:
+        print(f"{path} belongs to no recipe: remove it")
+    return 1 if left_over else 0
 
 
 if __name__ == "__main__":

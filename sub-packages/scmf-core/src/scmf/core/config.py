@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn, Self
 
 from pydantic import (
     BaseModel,
@@ -19,6 +19,7 @@ from pydantic_core import core_schema, to_json
 
 from scmf.core.config_fault import Fault, Path, config_error, faults_of, raise_faults
 from scmf.core.config_kind import dotted
+from scmf.core.errors import ConfigError
 
 
 class Config(BaseModel):
@@ -44,6 +45,15 @@ class Config(BaseModel):
     def _keep_the_rules(self) -> Self:
         raise_faults(type(self).__name__, self.faults())
         return self
+
+    if not TYPE_CHECKING:  # type checkers know frozen models; a method here would make them accept any name
+
+        def __setattr__(self, name: str, value: object) -> NoReturn:
+            raise ConfigError(
+                "a config is not changed after it was checked, so that what is printed is what ran",
+                where=f"{type(self).__name__}.{name}",
+                fix=f"make a changed copy: config.replace({name}=...)",
+            )
 
     def replace(self, **changes: Any) -> Self:
         """Return a checked copy. (`model_copy(update=...)` does not check.)

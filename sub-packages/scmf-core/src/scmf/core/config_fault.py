@@ -123,7 +123,7 @@ def _path_in(values: object, loc: Path) -> Path:
             here = here.get(part)
         elif isinstance(here, list) and isinstance(part, int):
             path.append(part)
-            here = here[part]
+            here = here[part] if part < len(here) else None
         else:
             break
     return tuple(path)
@@ -132,6 +132,8 @@ def _path_in(values: object, loc: Path) -> Path:
 def _fault(path: Path, found: Sequence[ErrorDetails], *, cls: type[BaseModel], values: object) -> Fault:
     key = ".".join(str(part) for part in path)
     first = found[0]
+    if first["type"] == "json_invalid":  # of a document that was parsed, the one thing that JSON cannot carry
+        return Fault("", "a number has more than 4,300 digits", "write a shorter number")
     if first["type"] == "fault":
         return Fault(key, first["ctx"]["what"], first["ctx"]["fix"])
     if first["type"] == "extra_forbidden":

@@ -112,7 +112,8 @@ def parse_yaml(text: str, source: str) -> Document:
         values = None if node is None else _plain(loader, node, (), origins)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        _refuse(error.problem or str(error), source, line=mark.line + 1 if mark else None)
+        problem = ", ".join(part for part in (error.context, error.problem) if part)
+        _refuse(problem, source, line=mark.line + 1 if mark else None)
     except yaml.reader.ReaderError as error:
         _refuse(f"character {error.character!r} is not allowed: {error.reason}", source, line=None)
     except ValueError as error:  # integers of more than 4,300 digits
