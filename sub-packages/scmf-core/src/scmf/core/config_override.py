@@ -25,10 +25,11 @@ def override(document: Document, assignments: Sequence[str]) -> Document:
     origins = dict(document.origins)
     for assignment in assignments:
         path, value = parse_assignment(assignment)
-        _set(values, path, value, assignment=assignment)
+        begun = _set(values, path, value, assignment=assignment)
         for old in [old for old in origins if old[: len(path)] == path]:
             del origins[old]
-        origins[path] = f"override {assignment}"
+        for part in (*begun, path):
+            origins[part] = f"override {assignment}"
     return Document(values, document.source, origins)
 
 
@@ -51,13 +52,16 @@ def parse_assignment(assignment: str) -> tuple[tuple[str, ...], Any]:
     return path, parse_yaml(f"value: {text}", f"command line, {assignment}").values["value"]
 
 
-def _set(values: dict[str, Any], path: tuple[str, ...], value: object, *, assignment: str) -> None:
+def _set(values: dict[str, Any], path: tuple[str, ...], value: object, *, assignment: str) -> list[tuple[str, ...]]:
+    """Set one key in place; returns the sections that had to be begun for it."""
     here = values
+    begun = []
     for depth, part in enumerate(path[:-1], start=1):
         inner = here.get(part)
         if inner is None:
             # A section that is left out or null is begun; a misspelt one is found when the document is checked.
             inner = here[part] = {}
+            begun.append(path[:depth])
         if not isinstance(inner, dict):
             key = ".".join(path[:depth])
             raise ConfigError(
@@ -67,3 +71,4 @@ def _set(values: dict[str, Any], path: tuple[str, ...], value: object, *, assign
             )
         here = inner
     here[path[-1]] = value
+    return begun

@@ -1,0 +1,259 @@
+"""Every rule of the config is broken once, and its sentence is read."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from scmf.core.config_override import override
+from scmf.core.config_read import Document
+from scmf.core.errors import ConfigError
+from scmf.train import rules
+from scmf.train.config import MainConfig, check_document, with_steps
+from scmf.train.recipe import nest
+from scmf.train.recipes import find_recipe
+from scmf.train.rules import check_world
+
+BASE = {
+    "data.store": "store",
+    "data.tokenizer.seq_length": 128,
+    "data.global_batch_size": 24,
+    "data.microbatch_tokens": 768,
+    "model.layers": 4,
+    "model.hidden": 48,
+    "model.ffn": 96,
+    "model.heads": 6,
+    "trainer.max_steps": 100,
+    "trainer.optimizer.lr": 1e-3,
+    "trainer.result_dir": "run",
+}
+
+
+def check(*overrides: str) -> MainConfig:
+    return check_document(override(Document(nest(BASE), "cfg.yaml"), overrides))
+
+
+PADDED = ("data.packing=false", "data.microbatch_tokens=null")
+
+BROKEN = [
+    (["model.heads=7"], "model.heads=7 cannot share model.hidden=48 evenly", "at most this: 6"),
+    (
+        ["model.task.mask=0.9", "model.task.random=0.2"],
+        "model.task.mask=0.9 and model.task.random=0.2 are shares of the same tokens and sum to more than 1",
+        "use random: 0.1 or less",
+    ),
+    (
+        ["data.split.validation=0.5", "data.split.test=0.5"],
+        "data.split.validation=0.5 and data.split.test=0.5 leave no cells to train on",
+        "sum to less than 1",
+    ),
+    (
+        ["data.tokenizer.vocabulary=geneformer-v9"],
+        "no vocabulary geneformer-v9 is shipped, and a path would hold a slash or a dot",
+        "did you mean geneformer-v",
+    ),
+    (
+        ["data.micro_batch_size=4"],
+        "data.micro_batch_size=4 counts padded cells; data.packing=true has none",
+        "microbatch_tokens: 512",
+    ),
+    (
+        ["data.microbatch_tokens=null"],
+        "data.microbatch_tokens is null, and data.packing=true needs a budget",
+        "at least tokenizer.seq_length=128",
+    ),
+    (
+        ["data.microbatch_tokens=100"],
+        ("data.microbatch_tokens=100 is less than data.tokenizer.seq_length=128, so the longest cells fit into "
+        "no microbatch"),
+        "use at least 128",
+    ),
+    (
+        ["data.packing=false", "data.micro_batch_size=4"],
+        "data.microbatch_tokens=768 is a pack's budget; data.packing=false has no packs",
+        "microbatch_tokens: null",
+    ),
+    (
+        [*PADDED],
+        "data.micro_batch_size is null, and data.packing=false needs the cells of a microbatch",
+        "give a number",
+    ),
+    (
+        [*PADDED, "data.micro_batch_size=7"],
+        "data.global_batch_size=24 is not a multiple of data.micro_batch_size=7",
+        "divides it",
+    ),
+    (
+        ["trainer.parallel.context=2"],
+        "trainer.parallel.context=2 needs Transformer Engine and is not available yet",
+        "context: 1",
+    ),
+    (
+        ["trainer.parallel.sequence=true"],
+        "trainer.parallel.sequence=true splits over the tensor ranks, and trainer.parallel.tensor=1",
+        "sequence: false",
+    ),
+    (["trainer.max_steps=null"], "the run has no length", "give trainer.max_steps, or trainer.max_epochs"),
+    (
+        ["trainer.max_epochs=2"],
+        "trainer.max_steps=100 and trainer.max_epochs=2.0 both set the length",
+        "null for one",
+    ),
+    (
+        ["trainer.schedule.min_lr=0.01"],
+        "trainer.schedule.min_lr=0.01 is above the peak trainer.optimizer.lr=0.001",
+        "below the peak",
+    ),
+    (
+        ["trainer.schedule.kind=constant", "trainer.schedule.hold_steps=5"],
+        "trainer.schedule.kind=constant never comes down, and hold_steps=5, min_lr=0.0 describe the floor",
+        "kind: cosine",
+    ),
+    (
+        ["trainer.schedule.warmup_steps=60", "trainer.schedule.hold_steps=40"],
+        ("trainer.schedule.warmup_steps=60 and hold_steps=40 take 100 steps, and the whole run has "
+        "trainer.max_steps=100"),
+        "lengthen the run",
+    ),
+    (
+        ["trainer.parallel.tensor=4"],
+        "model.heads=6 cannot be split over trainer.parallel.tensor=4",
+        "tensor: 3",
+    ),
+    (
+        ["trainer.parallel.tensor=2", "model.ffn=95"],
+        "model.ffn=95 cannot be split over trainer.parallel.tensor=2",
+        "tensor: 1",
+    ),
+    (
+        ["trainer.parallel.pipeline=3"],
+        "model.layers=4 cannot be split over trainer.parallel.pipeline=3",
+        "pipeline: 2",
+    ),
+    (
+        ["trainer.parallel.tensor=3"],
+        ("model.pad_vocabulary_to=128 pads geneformer-v1's 25,426 tokens to 25472, which cannot be split over "
+        "trainer.parallel.tensor=3"),
+        "use pad_vocabulary_to: 129",
+    ),
+    (
+        ["trainer.parallel.tensor=3", "data.tokenizer.vocabulary=own.parquet"],
+        ("model.pad_vocabulary_to=128 pads any vocabulary to a multiple of it, which cannot be split over "
+        "trainer.parallel.tensor=3"),
+        "use pad_vocabulary_to: 129",
+    ),
+    (
+        ["trainer.parallel.tensor=2", "trainer.parallel.sequence=true", "data.microbatch_tokens=769"],
+        ("data.microbatch_tokens=769 cannot be split over trainer.parallel.tensor=2, and "
+        "trainer.parallel.sequence=true splits positions"),
+        "use microbatch_tokens: 770",
+    ),
+    (
+        ["data.split.validation=0.0"],
+        "data.split.validation=0.0 holds out no cells, and trainer.validate.every=100 asks for their loss",
+        "trainer.validate.every: null",
+    ),
+    (
+        ["trainer.devices=3", "trainer.parallel.tensor=2"],
+        "trainer.parallel.tensor=2 x pipeline=1 takes 2 ranks a copy of the model, and the run has 3 (devices x nodes)",
+        "a multiple of 2 ranks",
+    ),
+    (
+        ["trainer.devices=5", "trainer.nodes=2"],
+        "data.global_batch_size=24 cannot be shared by 10 data-parallel ranks evenly",
+        "use a multiple: 30",
+    ),
+    (
+        [*PADDED, "data.micro_batch_size=8", "trainer.devices=2"],
+        ("data.micro_batch_size=8 does not divide a rank's 12 cells of a step (data.global_batch_size=24 over 2 "
+        "data-parallel ranks)"),
+        "use micro_batch_size: 6",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("overrides", "what", "fix"), BROKEN, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
+def test_a_broken_rule_says_both_values_and_the_way_out(overrides, what, fix):
+    with pytest.raises(ConfigError) as error:
+        check(*overrides)
+    assert error.value.what == what
+    assert fix in error.value.fix
+    assert "cfg.yaml" in error.value.where
+
+
+def test_every_rule_of_the_code_is_in_the_table_above():
+    from scmf.data import config as data
+    from scmf.model import config as model
+    from scmf.train import config as train
+
+    written = sum(inspect.getsource(module).count("yield Fault(") for module in (data, model, train, rules))
+    # Three sizes share `_splits`; a vocabulary of unknown size shares a rule with one of a known size.
+    assert len(BROKEN) == written + 2 + 1
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        pytest.param(["trainer.precision=bf16"], id="bf16 on any machine"),
+        pytest.param(["trainer.parallel.tensor=2", "trainer.parallel.sequence=true"], id="TP and SP"),
+        pytest.param(["trainer.devices=8", "trainer.parallel.tensor=2", "trainer.parallel.pipeline=4"], id="TP x PP"),
+        pytest.param(["trainer.devices=8", "trainer.nodes=3"], id="24 replicas"),
+        pytest.param([*PADDED, "data.micro_batch_size=4", "trainer.devices=3"], id="padded DP"),
+        pytest.param(["trainer.parallel.tensor=3", "model.pad_vocabulary_to=192"], id="TP3 with its own padding"),
+        pytest.param(["data.split.validation=0.0", "trainer.validate.every=null"], id="no validation"),
+        pytest.param(["model.task.mask=0.7", "model.task.random=0.3"], id="shares of exactly one"),
+        pytest.param(["trainer.schedule.warmup_steps=59", "trainer.schedule.hold_steps=40"], id="just long enough"),
+        pytest.param(["data.microbatch_tokens=128"], id="one longest cell"),
+        pytest.param(["data.tokenizer.vocabulary=./own"], id="a path without a suffix"),
+        pytest.param(["trainer.schedule.kind=constant"], id="constant"),
+    ],
+)
+def test_what_fits_is_accepted(overrides):
+    assert isinstance(check(*overrides), MainConfig)
+
+
+def test_rules_that_are_broken_together_are_told_together():
+    with pytest.raises(ConfigError) as error:
+        check("trainer.parallel.tensor=4", "trainer.parallel.pipeline=3", "data.split.validation=0")
+    for words in ("model.heads=6 cannot", "model.layers=4 cannot", "data.split.validation=0.0 holds"):
+        assert words in error.value.what
+
+
+def test_the_layout_is_checked_again_against_the_ranks_that_there_are():
+    config = check("trainer.parallel.tensor=2", "trainer.parallel.pipeline=2")
+    assert check_world(config, 4) == 1
+    assert check_world(config, 12) == 3
+    with pytest.raises(ConfigError, match="takes 4 ranks a copy of the model, and the run has 6"):
+        check_world(config, 6)
+    with pytest.raises(ConfigError, match=r"global_batch_size=24 cannot be shared by 5 data-parallel ranks"):
+        check_world(config, 20)
+
+
+def test_epochs_become_steps_when_the_number_of_cells_is_known():
+    config = check("trainer.max_steps=null", "trainer.max_epochs=1.5")
+    with pytest.raises(ConfigError, match="has not been converted"):
+        _ = config.trainer.steps
+    resolved = with_steps(config, 1000)
+    assert resolved.trainer.steps == 63  # 1,500 cells at 24 a step, the last step whole
+    assert resolved.trainer.max_epochs is None
+    assert with_steps(resolved, 5) is resolved
+
+
+def test_a_schedule_longer_than_the_converted_run_is_refused():
+    config = check("trainer.max_steps=null", "trainer.max_epochs=1", "trainer.schedule.warmup_steps=50")
+    assert with_steps(config, 2400).trainer.steps == 100
+    with pytest.raises(ConfigError, match=r"warmup_steps=50 and hold_steps=0 take 50 steps"):
+        with_steps(config, 1200)
+
+
+@pytest.mark.parametrize(("tensor", "pipeline"), [(1, 1), (2, 1), (4, 2), (2, 6), (12, 1)])
+def test_the_106m_recipe_can_be_split_as_clusters_do(tensor, pipeline):
+    from scmf.train.recipe import RecipeArguments
+
+    words = (f"trainer.parallel.tensor={tensor}", f"trainer.parallel.pipeline={pipeline}")
+    pad = ("model.pad_vocabulary_to=384",) if tensor == 12 else ()
+    config = find_recipe("106m-pretrain").config(RecipeArguments(overrides=words + pad))
+    assert check_world(config, tensor * pipeline * 8) == 8
