@@ -61,9 +61,9 @@ def test_the_shipped_vocabularies_say_what_geneformers_dictionaries_say(model, c
     assert vocabulary.tokens_of(genes).tolist() == [token[gene] for gene in genes]
     assert vocabulary.medians.tolist() == [median[gene] for gene in vocabulary.gene_ids]
     keys, values = pq.read_table(DICTS / model / f"ensembl_mapping_dict_{corpus}.parquet").columns
-    for old, gene in zip(keys.to_pylist(), values.to_pylist(), strict=True):
-        if old.startswith("ENS") and gene in token:
-            assert vocabulary.tokens_of([old])[0] == token[gene]
+    mapping = dict(zip(keys.to_pylist(), values.to_pylist(), strict=True))
+    known = [old for old, gene in mapping.items() if old.startswith("ENS") and gene in token]
+    assert vocabulary.tokens_of(known).tolist() == [token[mapping[old]] for old in known]
 
 
 def test_a_saved_vocabulary_loads_as_it_was(tmp_path):

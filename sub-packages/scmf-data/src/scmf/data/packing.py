@@ -1,0 +1,144 @@
+"""Where a step's cells go. In: how long each cell is. Out: its replica, its microbatch and its place there.
+
+Replicas share a step by upper bounds that need no values, so that each reads its own cells only. A replica
+packs by true lengths: first-fit-decreasing finds how many packs the budget asks for, then the longest cell
+goes to the emptiest pack, which leaves packs of nearly one length. That length, not the budget, is the shape
+of the step.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+import numpy.typing as npt
+
+LongArray = npt.NDArray[np.int64]
+
+_jit = numba.njit(nogil=True, cache=True, error_model="numpy")
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Microbatches of one replica's step; all have the same number of positions."""
+
+    positions: int
+    """T, positions of every microbatch: cells and padding."""
+    cells: tuple[LongArray, ...]
+    """Of each microbatch, (C,) int64 numbers of its cells; cells without tokens are in none."""
+    starts: tuple[LongArray, ...]
+    """Of each microbatch, (C,) int64 first position of each cell, rising."""
+
+
+def share_by_length(lengths: LongArray, *, n_replicas: int) -> LongArray:
+    """Give every cell to a replica so that all have nearly equal tokens.
+
+    The longest cell goes first, always to the replica with the fewest tokens so far (then the fewest cells,
+    then the lowest number), which is within 4/3 of the best possible share.
+
+    Args:
+        lengths: (k,) int64 tokens of each cell, or upper bounds.
+        n_replicas: how many share the cells.
+
+    Returns:
+        (k,) int64 replica of each cell.
+
+    Source: Graham, Bounds on Multiprocessing Timing Anomalies, 1969 (longest processing time first).
+    """
+    replica: LongArray = _longest_first(lengths, _falling(lengths), n_replicas)
+    return replica
+
+
+def share_by_count(n_cells: int, *, n_replicas: int) -> LongArray:
+    """Give every replica as many cells as the next, consecutive ones; for padded batches. (n_cells,) int64."""
+    return np.arange(n_cells, dtype=np.int64) * n_replicas // max(1, n_cells)
+
+
+def packed_layout(lengths: LongArray, *, budget: int, align: int) -> Layout:
+    """Lay whole cells end to end in as few microbatches as first-fit needs, and make those equal.
+
+    Args:
+        lengths: (k,) int64 tokens of each cell, 0..budget.
+        budget: most positions of a microbatch.
+        align: positions are a multiple of this; the budget counts as the multiple below it, or above it where
+            a cell needs that.
+    """
+    longest = int(lengths.max(initial=0))
+    budget = max(budget // align * align, _round_up(longest, align))
+    filled = np.flatnonzero(lengths)
+    order = filled[_falling(lengths[filled])]
+    pack = _first_fit(lengths, order, budget)
+    n_packs = int(pack.max(initial=-1)) + 1
+    even = _longest_first(lengths, order, n_packs)
+    if n_packs and np.bincount(even[filled], weights=lengths[filled]).max() <= budget:
+        pack = even
+    cells = [filled[pack[filled] == p] for p in range(n_packs)] or [filled]
+    starts = [_ends(lengths[members])[:-1] for members in cells]
+    used = max(int(lengths[members].sum()) for members in cells)
+    return Layout(max(align, _round_up(used, align)), tuple(cells), tuple(starts))
+
+
+def padded_layout(lengths: LongArray, *, cells: int, align: int) -> Layout:
+    """Give every cell the room of the longest of its microbatch.
+
+    Args:
+        lengths: (k,) int64 tokens of each cell.
+        cells: cells of a microbatch; the last may have fewer.
+        align: positions are a multiple of this.
+    """
+    filled = np.flatnonzero(lengths)
+    groups = [filled[i : i + cells] for i in range(0, len(filled), cells)] or [filled]
+    multiple = align // math.gcd(align, cells)
+    widths = [_round_up(int(lengths[members].max(initial=0)), multiple) for members in groups]
+    starts = [np.arange(len(members)) * width for members, width in zip(groups, widths, strict=True)]
+    used = max(len(members) * width for members, width in zip(groups, widths, strict=True))
+    return Layout(max(align, _round_up(used, align)), tuple(groups), tuple(starts))
+
+
+def _falling(lengths: LongArray) -> LongArray:
+    return np.argsort(-lengths, kind="stable")
+
+
+def _ends(lengths: LongArray) -> LongArray:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+
+
+def _round_up(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple
+
+
+@_jit
+def _first_fit(lengths: LongArray, order: LongArray, budget: int) -> LongArray:
+    """Pack of each cell: the first one with room for it. (k,) int64; cells outside `order` stay in 0."""
+    pack = np.zeros(len(lengths), np.int64)
+    room = np.empty(len(order), np.int64)
+    n = 0
+    for cell in order:
+        p = 0
+        while p < n and room[p] < lengths[cell]:
+            p += 1
+        if p == n:
+            room[n] = budget
+            n += 1
+        room[p] -= lengths[cell]
+        pack[cell] = p
+    return pack
+
+
+@_jit
+def _longest_first(lengths: LongArray, order: LongArray, n_bins: int) -> LongArray:
+    """Bin of each cell: the emptiest when its turn comes. (k,) int64; cells outside `order` stay in 0."""
+    bins = np.zeros(len(lengths), np.int64)
+    load = np.zeros(n_bins, np.int64)
+    count = np.zeros(n_bins, np.int64)
+    for cell in order:
+        best = 0
+        for b in range(1, n_bins):
+            if load[b] < load[best] or (load[b] == load[best] and count[b] < count[best]):
+                best = b
+        bins[cell] = best
+        load[best] += lengths[cell]
+        count[best] += 1
+    return bins
