@@ -139,6 +139,11 @@ class StoreWriter:
         shutil.rmtree(self.folder, ignore_errors=True)
         os.close(self._lock)
 
+    @property
+    def scratch(self) -> Path:
+        """Folder for temporary files on the store's disk; gone when the store is finished."""
+        return self.folder / "scratch"
+
     def new_part(self, *, n_genes: int) -> PartWriter:
         """Start the next part; the one before must be closed."""
         path = self.folder / f"part-{self._n_parts:05d}"
@@ -148,6 +153,7 @@ class StoreWriter:
 
     def finish(self, manifest: Manifest) -> None:
         """Write the manifest, bring every file to the disk and put the store in its place."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
         (self.folder / MANIFEST).write_bytes(dump_manifest(manifest))
         _sync_tree(self.folder)
         if self.dest.exists() and any(self.dest.iterdir()):

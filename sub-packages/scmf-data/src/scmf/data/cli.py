@@ -1,0 +1,249 @@
+"""`scmf-store`: convert, info, verify, bench, tokens. Arguments in; a store, a table of facts or faults out."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from scmf.core.errors import ConfigError, run_command
+
+if TYPE_CHECKING:
+    from scmf.data.ingest.convert import Conversion
+    from scmf.data.manifest import Manifest
+
+_EXAMPLES: Final = """\
+examples:
+  scmf-store convert pbmc.h5ad --dest data/pbmc
+  scmf-store convert a.h5ad b.h5ad --dest data/both --counts layers/counts --species human
+  scmf-store info data/pbmc
+  scmf-store verify data/pbmc
+  scmf-store bench data/pbmc --json
+  scmf-store tokens data/pbmc --vocabulary geneformer-v2 --out pbmc.parquet
+"""
+_UNITS: Final = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Argument parser whose complaints have the three lines of every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message, where="command line", fix=f"{self.prog} --help")
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Entry point; exits with 0, or with 1 and three lines on stderr."""
+    run_command(store_command, argv)
+
+
+def store_command(argv: Sequence[str]) -> int:
+    """Run the command's body.
+
+    Args:
+        argv: arguments without the program's name.
+
+    Returns:
+        0, or 1 when `verify` found a fault.
+
+    Raises:
+        ScmfError: anything that the user can mend.
+    """
+    options = _parser().parse_args(argv)
+    run: Callable[[argparse.Namespace], int] = options.run
+    return run(options)
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes from `2GB`, `512MiB` or `1000000`."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]i?|)b?", text.strip().lower())
+    if not match or match.group(2) not in _UNITS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no amount of memory; write 2GB or 512MiB")
+    return int(float(match.group(1)) * _UNITS[match.group(2)])
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _command(None, "scmf-store", "Cell stores: make, look at, check, measure, tokenize.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+    _add_convert(commands)
+    info = _command(commands, "info", "Print what a store holds.", run=_info)
+    info.add_argument("--json", action="store_true", help="the facts as one JSON object")
+    _command(commands, "verify", "Check every byte of a store; exit code 1 and one line a fault.", run=_verify)
+    bench = _command(commands, "bench", "Measure how fast this disk and one core feed cells.", run=_bench)
+    bench.add_argument("--json", action="store_true", help="the measurements as one JSON object")
+    _add_tokens(commands)
+    return parser
+
+
+def _command(commands: Any, name: str, text: str, *, run: Callable[..., int] | None = None) -> argparse.ArgumentParser:
+    """A parser with the common looks; a sub-command that runs on one store takes its folder."""
+    looks: dict[str, Any] = {
+        "description": text,
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+        "epilog": _EXAMPLES + "--debug shows the traceback of an error.",
+    }
+    if commands is None:
+        return _Parser(prog=name, **looks)
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, **looks)
+    parser.set_defaults(run=run)
+    if name != "convert":
+        parser.add_argument("store", type=Path, metavar="DIR", help="folder of the store")
+    return parser
+
+
+def _add_convert(commands: Any) -> None:
+    convert = _command(commands, "convert", "Make a store from h5ad files.", run=_convert)
+    convert.add_argument("sources", nargs="+", type=Path, metavar="SRC", help="h5ad files, in the order of their cells")
+    convert.add_argument("--dest", required=True, type=Path, metavar="DIR", help="folder to make")
+    convert.add_argument(
+        "--counts", default="auto", metavar="WHERE", help="raw counts: auto, X, raw.X or layers/NAME (default: auto)"
+    )
+    convert.add_argument("--gene-column", metavar="NAME", help="column of var with the gene ids (default: found)")
+    convert.add_argument(
+        "--gene-ids",
+        default="ensembl",
+        choices=("ensembl", "symbols"),
+        help="identity of a gene (default: ensembl)",
+    )
+    convert.add_argument("--species", choices=("human", "mouse"), help="keep the genes of this species only")
+    convert.add_argument(
+        "--memory", default=512 << 20, type=parse_bytes, metavar="BYTES", help="stay within this (default: 512MiB)"
+    )
+    convert.add_argument(
+        "--cells-per-part", default=1_000_000, type=_positive, metavar="N", help="default: 1000000; at most 2 million"
+    )
+    convert.add_argument(
+        "--overwrite", action="store_true", help="replace the store at --dest when the new one is whole"
+    )
+
+
+def _add_tokens(commands: Any) -> None:
+    tokens = _command(commands, "tokens", "Write every cell as rank tokens to a parquet file.", run=_tokens)
+    tokens.add_argument("--vocabulary", required=True, metavar="NAME", help="geneformer-v1, geneformer-v2 or a file")
+    tokens.add_argument("--out", required=True, type=Path, metavar="FILE", help="parquet file to make")
+    tokens.add_argument(
+        "--seq-length", type=_positive, metavar="N", help="tokens kept a cell (default: 2048, or 4096 with <cls>)"
+    )
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from scmf.data.ingest.convert import convert
+    from scmf.data.ingest.genes import GeneWishes
+    from scmf.data.ingest.plan import ConvertOptions
+
+    genes = GeneWishes(column=options.gene_column, id_space=options.gene_ids, species=options.species)
+    wishes = ConvertOptions(
+        counts=options.counts,
+        genes=genes,
+        memory=options.memory,
+        cells_per_part=options.cells_per_part,
+        overwrite=options.overwrite,
+    )
+    conversion = convert(options.sources, options.dest, wishes, log=_print)
+    if options.gene_ids == "symbols":
+        _print("warning: genes are kept by name; the shipped vocabularies, which use Ensembl ids, will not match")
+    _print(_made(conversion, options.dest))
+    return 0
+
+
+def _info(options: argparse.Namespace) -> int:
+    from scmf.data.manifest import read_manifest
+
+    manifest = read_manifest(options.store)
+    if options.json:
+        facts = manifest.model_dump(mode="json", exclude={"gene_ids", "parts", "gene_medians"})
+        facts |= {"n_genes": len(manifest.gene_ids), "n_parts": len(manifest.parts)}
+        facts |= {"bytes": _total_bytes(manifest), "fingerprint": manifest.fingerprint}
+        _print(json.dumps(facts, indent=2))
+    else:
+        _print("\n".join(_describe(manifest)))
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from scmf.data.verify import verify_store
+
+    faults = 0
+    for line in verify_store(options.store):
+        _print(line)
+        faults += 1
+    if faults:
+        sys.stderr.write(f"{faults} {'fault' if faults == 1 else 'faults'} in {options.store}\n")
+        return 1
+    _print(f"{options.store}: sound")
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from scmf.data.bench import bench_store
+    from scmf.data.store import CellStore
+
+    report = bench_store(CellStore.open(options.store))
+    if options.json:
+        _print(json.dumps(report.as_dict(), indent=2))
+        return 0
+    _print(f"{report.n_cells:,} cells, {report.values_per_cell:,.0f} values a cell")
+    for rate in report.rates:
+        speed = f"{rate.cells_per_s:>12,.0f} cells/s  {rate.cells_per_cpu_s:>12,.0f} cells/CPU-s"
+        _print(f"{rate.pattern:<26}{speed}  {rate.bytes_per_s / 1e6:>8,.0f} MB/s")
+    for note in report.notes:
+        _print(f"note: {note}")
+    return 0
+
+
+def _tokens(options: argparse.Namespace) -> int:
+    from scmf.data.ingest.progress import Progress
+    from scmf.data.rank import RankTokenizer
+    from scmf.data.store import CellStore
+    from scmf.data.token_table import write_tokens
+    from scmf.data.vocabulary import load_vocabulary
+
+    store = CellStore.open(options.store)
+    vocabulary = load_vocabulary(options.vocabulary)
+    seq_length = options.seq_length or (4096 if vocabulary.framed else 2048)
+    tokenizer = RankTokenizer(vocabulary, gene_ids=store.gene_ids, seq_length=seq_length)
+    with Progress("tokens", len(store)) as progress:
+        tokens = write_tokens(store, tokenizer, options.out, on_cells=progress.advance)
+    _print(f"{options.out}: {len(store):,} cells, {tokens:,} tokens of {vocabulary.name}, at most {seq_length} a cell")
+    return 0
+
+
+def _print(line: str) -> None:
+    sys.stdout.write(line + "\n")
+
+
+def _made(conversion: Conversion, dest: Path) -> str:
+    manifest = conversion.manifest
+    size = f"{manifest.n_cells:,} cells x {len(manifest.gene_ids):,} genes in {_total_bytes(manifest) / 1e6:,.1f} MB"
+    return f"{dest}: {size}, {len(manifest.parts)} parts; look at it with: scmf-store info {dest}"
+
+
+def _total_bytes(manifest: Manifest) -> int:
+    return sum(file.bytes for part in manifest.parts for file in part.files.values())
+
+
+def _describe(manifest: Manifest) -> list[str]:
+    mean = manifest.n_values / max(1, manifest.n_cells)
+    types = sorted({f"{p.counts_dtype} counts, {p.indices_dtype} genes" for p in manifest.parts})
+    lines = [
+        f"cells        {manifest.n_cells:,}",
+        f"genes        {len(manifest.gene_ids):,} ({manifest.id_space}, {manifest.species or 'species unknown'})",
+        f"values       {manifest.n_values:,} ({mean:,.0f} a cell), counts up to {manifest.max_count:,}",
+        f"parts        {len(manifest.parts)} ({'; '.join(types)})",
+        f"size         {_total_bytes(manifest) / 1e6:,.1f} MB",
+        f"obs columns  {', '.join(manifest.obs_columns)}",
+        f"fingerprint  {manifest.fingerprint}",
+    ]
+    for source in manifest.sources:
+        cells = f"cells {source.first_cell:,} to {source.first_cell + source.n_cells - 1:,}"
+        lines.append(f"source       {source.name}: {cells}, counts from {source.counts}, xxh3 {source.checksum}")
+    return lines

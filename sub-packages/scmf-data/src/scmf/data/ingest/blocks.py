@@ -1,0 +1,213 @@
+"""Cells of a matrix in bounded memory. In: a CSR, CSC or dense matrix of an h5ad file. Out: raw CSR blocks.
+
+A CSC matrix is turned by an external sort: one pass counts the values of each cell, a second sends every value
+to the file of its range of cells, and each range then fits in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from scmf.data.ingest.h5ad import Matrix, reading
+from scmf.data.ingest.kernels import count_rows, dense_rows, place_by_row
+from scmf.data.ingest.refusals import refuse
+
+Array = npt.NDArray[Any]
+LongArray = npt.NDArray[np.int64]
+
+_WINDOW: Final = 1 << 16
+"""Rows of indptr that are read at a time."""
+_MOST_VALUES: Final = 1 << 20
+"""Values of a block: larger ones leave the cache and gain nothing."""
+_BYTES_A_VALUE: Final = 48
+"""Raw and canonical form of one value in the widest types, and the copies between them."""
+
+
+@dataclass(frozen=True, slots=True)
+class RawBlock:
+    """Consecutive cells as the source holds them. The arrays may be overwritten by the next block."""
+
+    first_cell: int
+    indptr: LongArray
+    """(cells + 1,) int64, from 0."""
+    columns: Array
+    """(values,) int32 or int64 columns of the source, in any order, unchecked."""
+    values: Array
+    """(values,) float32, float64 or int64."""
+
+    @property
+    def n_cells(self) -> int:
+        """Cells of the block."""
+        return len(self.indptr) - 1
+
+    def cells(self, start: int, stop: int) -> RawBlock:
+        """Cells start..stop of the block."""
+        a, b = self.indptr[start], self.indptr[stop]
+        first = self.first_cell + start
+        return RawBlock(first, self.indptr[start : stop + 1] - a, self.columns[a:b], self.values[a:b])
+
+
+def iter_blocks(matrix: Matrix, *, budget: int, scratch: Path) -> Iterator[RawBlock]:
+    """All cells of a matrix in order, in blocks that keep the process's growth within `budget` bytes."""
+    n_values = max(1 << 16, budget // _BYTES_A_VALUE)
+    if matrix.layout == "csr":
+        return _csr_blocks(matrix, min(n_values, _MOST_VALUES))
+    if matrix.layout == "csc":
+        return _csc_blocks(matrix, n_values, scratch)
+    return _dense_blocks(matrix, min(n_values, 4 * _MOST_VALUES))
+
+
+def value_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Type in which values are read: few, so that few kernels are compiled, and none narrower than the file's."""
+    if dtype.kind == "f":
+        return np.dtype(np.float32 if dtype.itemsize <= 4 else np.float64)
+    return np.dtype(np.int64)
+
+
+def read_values(node: Any, start: int, stop: int, *, into: Array) -> Array:
+    """Elements start..stop of a one-dimensional dataset, converted into the head of a buffer."""
+    head = into[: stop - start]
+    if node.dtype.kind == "b":  # HDF5 keeps booleans as an enumeration and converts them to nothing
+        head[:] = node[start:stop]
+    elif stop > start:
+        node.read_direct(head, np.s_[start:stop])
+    return head
+
+
+def _column_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    return np.dtype(np.int32 if dtype.itemsize < 4 or dtype == np.int32 else np.int64)
+
+
+def _csr_blocks(matrix: Matrix, n_values: int) -> Iterator[RawBlock]:
+    node = matrix.node
+    columns = np.empty(n_values, _column_type(node["indices"].dtype))
+    values = np.empty(n_values, value_type(node["data"].dtype))
+    for window in range(0, matrix.n_cells, _WINDOW):
+        indptr = _read_indptr(matrix, window, min(window + _WINDOW, matrix.n_cells) + 1)
+        row = 0
+        while row < len(indptr) - 1:
+            stop = max(row + 1, int(np.searchsorted(indptr, indptr[row] + n_values, side="right")) - 1)
+            a, b = int(indptr[row]), int(indptr[stop])
+            if b - a > len(values):  # one cell longer than a block: repeated genes
+                columns, values = np.empty(b - a, columns.dtype), np.empty(b - a, values.dtype)
+            with reading(node.file.filename, matrix.element):
+                head = read_values(node["indices"], a, b, into=columns), read_values(node["data"], a, b, into=values)
+            yield RawBlock(window + row, indptr[row : stop + 1] - a, *head)
+            row = stop
+
+
+def _read_indptr(matrix: Matrix, start: int, stop: int) -> LongArray:
+    node = matrix.node
+    with reading(node.file.filename, matrix.element):
+        indptr: LongArray = node["indptr"][start:stop].astype(np.int64)
+    if indptr[0] < 0 or indptr[-1] > node["data"].shape[0] or (np.diff(indptr) < 0).any():
+        raise refuse("D015", "indptr does not rise from 0 to the number of values", where=f"{matrix.where}/indptr")
+    return indptr
+
+
+def _dense_blocks(matrix: Matrix, n_values: int) -> Iterator[RawBlock]:
+    node = matrix.node
+    dtype = value_type(node.dtype)
+    rows = max(1, n_values // matrix.n_genes)
+    if node.chunks and node.chunks[0] <= rows:
+        rows -= rows % node.chunks[0]  # whole chunks, or each would be read (and unpacked) twice
+    for start in range(0, matrix.n_cells, rows):
+        with reading(node.file.filename, matrix.element):
+            block = node[start : start + rows]
+        block = block.astype(np.uint8) if node.dtype.kind == "b" else _native(block)
+        n = int(np.count_nonzero(block))
+        indptr, columns, values = np.zeros(len(block) + 1, np.int64), np.empty(n, np.int32), np.empty(n, dtype)
+        dense_rows(block, indptr, columns, values)
+        yield RawBlock(start, indptr, columns, values)
+
+
+def _native(block: Array) -> Array:
+    dtype = np.dtype(np.float32) if block.dtype == np.float16 else block.dtype.newbyteorder("=")
+    return block.astype(dtype, copy=False)
+
+
+def _csc_blocks(matrix: Matrix, n_values: int, scratch: Path) -> Iterator[RawBlock]:
+    lengths = _cell_lengths(matrix)
+    ends = np.cumsum(lengths)
+    bounds = [0]
+    while bounds[-1] < matrix.n_cells:
+        done = int(ends[bounds[-1] - 1]) if bounds[-1] else 0
+        bounds.append(max(bounds[-1] + 1, int(np.searchsorted(ends, done + n_values, side="right"))))
+    if len(bounds) <= 2:
+        yield _place(_triples(matrix), first_cell=0, lengths=lengths, values=matrix.values.dtype)
+        return
+    _scatter(matrix, np.array(bounds), scratch)
+    for k, (a, b) in enumerate(pairwise(bounds)):
+        path = scratch / f"cells-{k}"
+        triples = _read_triples(path, _triple_type(matrix.values.dtype))
+        yield _place(triples, first_cell=a, lengths=lengths[a:b], values=matrix.values.dtype)
+        path.unlink(missing_ok=True)
+
+
+def _cell_lengths(matrix: Matrix) -> LongArray:
+    lengths = np.zeros(matrix.n_cells, np.int64)
+    node = matrix.node["indices"]
+    buffer = np.empty(_MOST_VALUES, _column_type(node.dtype))
+    for start in range(0, node.shape[0], _MOST_VALUES):
+        with reading(matrix.node.file.filename, matrix.element):
+            rows = read_values(node, start, min(start + _MOST_VALUES, node.shape[0]), into=buffer)
+        if not count_rows(rows, lengths):
+            raise refuse("D015", f"an index is outside the {matrix.n_cells:,} cells", where=f"{matrix.where}/indices")
+    return lengths
+
+
+def _triples(matrix: Matrix) -> Iterator[Array]:
+    """(row, column, value) records of a CSC matrix, in column order, a block at a time."""
+    node = matrix.node
+    indptr = _read_indptr(matrix, 0, matrix.n_genes + 1)
+    dtype = _triple_type(node["data"].dtype)
+    for start in range(0, node["data"].shape[0], _MOST_VALUES):
+        stop = min(start + _MOST_VALUES, node["data"].shape[0])
+        triples = np.empty(stop - start, dtype)
+        with reading(node.file.filename, matrix.element):
+            triples["row"] = node["indices"][start:stop]
+            triples["value"] = node["data"][start:stop]
+        ends = np.clip(indptr, start, stop)
+        here = ends[1:] - ends[:-1]
+        triples["column"] = np.repeat(np.arange(matrix.n_genes, dtype=np.int32), here)
+        yield triples
+
+
+def _triple_type(values: np.dtype[Any]) -> np.dtype[Any]:
+    return np.dtype([("row", np.int64), ("column", np.int32), ("value", value_type(values))])
+
+
+def _scatter(matrix: Matrix, bounds: Array, scratch: Path) -> None:
+    """Append every record to the file of its range of cells; inside a file the column order stays."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    for triples in _triples(matrix):
+        bucket = (np.searchsorted(bounds, triples["row"], side="right") - 1).astype(np.int32)
+        sorted_triples = triples[np.argsort(bucket, kind="stable")]
+        cuts = np.concatenate([[0], np.cumsum(np.bincount(bucket, minlength=len(bounds) - 1))])
+        for k in np.flatnonzero(np.diff(cuts)):
+            with (scratch / f"cells-{k}").open("ab") as file:
+                sorted_triples[cuts[k] : cuts[k + 1]].tofile(file)
+
+
+def _read_triples(path: Path, dtype: np.dtype[Any]) -> Iterator[Array]:
+    if not path.exists():  # a range of cells without values
+        return
+    for offset in range(0, path.stat().st_size, _MOST_VALUES * dtype.itemsize):
+        yield np.fromfile(path, dtype, count=_MOST_VALUES, offset=offset)
+
+
+def _place(chunks: Iterator[Array], *, first_cell: int, lengths: LongArray, values: np.dtype[Any]) -> RawBlock:
+    indptr = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+    out = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], value_type(values))
+    cursor = indptr[:-1].copy()
+    for chunk in chunks:
+        raw = np.ascontiguousarray(chunk["column"]), np.ascontiguousarray(chunk["value"])
+        place_by_row(np.ascontiguousarray(chunk["row"]), first_cell, cursor, raw, out)
+    return RawBlock(first_cell, indptr, *out)

@@ -1,0 +1,126 @@
+"""What will be converted and how. In: paths and wishes. Out: one plan a source; nothing has been written yet."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scmf.data.ingest.counts import choose_counts
+from scmf.data.ingest.genes import GeneWishes, SourceGenes, check_species, find_genes, number_genes
+from scmf.data.ingest.h5ad import H5adFile, Layout, Matrix
+from scmf.data.ingest.refusals import refuse
+from scmf.data.manifest import Species
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertOptions:
+    """The user's wishes."""
+
+    counts: str = "auto"
+    """`auto`, X, raw.X or layers/NAME."""
+    genes: GeneWishes = field(default_factory=GeneWishes)
+    memory: int = 512 << 20
+    """Bytes that the process should stay within."""
+    cells_per_part: int = 1_000_000
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SourcePlan:
+    """One source, looked at."""
+
+    path: Path
+    name: str
+    """What the store calls it: the file's name, with its folder where two files share a name."""
+    element: str
+    layout: Layout
+    reason: str
+    """Why this element."""
+    n_cells: int
+    n_genes: int
+    genes: SourceGenes
+
+    def lines(self) -> list[str]:
+        """What was chosen and why, for people."""
+        genes = self.genes
+        kept = sum(bool(i) for i in genes.ids)
+        notes = [f"{kept:,} of {self.n_genes:,} columns have an id"]
+        if kept - len(set(genes.ids) - {""}):
+            notes.append(f"{kept - len(set(genes.ids) - {''}):,} repeat an id and are added up")
+        if genes.versions_stripped:
+            notes.append(f"{genes.versions_stripped:,} versions stripped")
+        if genes.other_species:
+            notes.append(f"{genes.other_species:,} of another species dropped")
+        return [
+            f"{self.path}: {self.n_cells:,} cells x {self.n_genes:,} genes, {self.layout}",
+            f"  counts: {self.element} ({self.reason})",
+            f"  genes:  var column {genes.column}; {'; '.join(notes)}",
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All sources, and what they have in common."""
+
+    sources: tuple[SourcePlan, ...]
+    gene_numbers: dict[str, int]
+    """Store gene number by id."""
+    species: Species | None
+    command: str
+    """The conversion as a command, for messages."""
+
+    @property
+    def n_cells(self) -> int:
+        """Cells of all sources."""
+        return sum(s.n_cells for s in self.sources)
+
+
+def make_plan(sources: Sequence[Path], dest: Path, options: ConvertOptions) -> Plan:
+    """Look at every source before the first byte is written.
+
+    Raises:
+        InputError: a source that cannot be converted, with its number.
+    """
+    plans = []
+    for path, name in zip(sources, _names(sources), strict=True):
+        command = shlex.join(["scmf-store", "convert", *map(str, sources), "--dest", str(dest)])
+        with H5adFile(path) as file:
+            plans.append(_plan_source(file, name, options, command))
+    species = check_species({str(p.path): p.genes for p in plans})
+    return Plan(tuple(plans), number_genes([p.genes for p in plans]), species, command)
+
+
+def check_tables(file: H5adFile, matrix: Matrix) -> None:
+    """Refuse a matrix that does not fit its tables, or is empty."""
+    if not matrix.n_cells or not matrix.n_genes:
+        raise refuse("D004", f"the matrix has {matrix.n_cells} cells and {matrix.n_genes} genes", where=matrix.where)
+    n_obs, n_var = len(file.obs()), len(file.var(matrix.element))
+    if (n_obs, n_var) != (matrix.n_cells, matrix.n_genes):
+        what = f"obs has {n_obs:,} rows and var {n_var:,}, the matrix is {matrix.n_cells:,} x {matrix.n_genes:,}"
+        raise refuse("D003", what, where=matrix.where)
+
+
+def _plan_source(file: H5adFile, name: str, options: ConvertOptions, command: str) -> SourcePlan:
+    choice = choose_counts(file.matrices(), wish=options.counts, command=command)
+    matrix = choice.matrix
+    check_tables(file, matrix)
+    genes = find_genes(file.var(matrix.element), options.genes, where=f"{file.path}: var of {matrix.element}")
+    if not any(genes.ids):
+        raise refuse("D012", f"none of the {matrix.n_genes:,} columns has an id", where=str(file.path))
+    return SourcePlan(
+        path=file.path,
+        name=name,
+        element=matrix.element,
+        layout=matrix.layout,
+        reason=choice.reason,
+        n_cells=matrix.n_cells,
+        n_genes=matrix.n_genes,
+        genes=genes,
+    )
+
+
+def _names(sources: Sequence[Path]) -> list[str]:
+    twice = {p.name for p in sources if [q.name for q in sources].count(p.name) > 1}
+    return [f"{p.absolute().parent.name}/{p.name}" if p.name in twice else p.name for p in sources]

@@ -1,0 +1,112 @@
+"""A table (obs or var) of an h5ad file, read by slices of rows. In: an HDF5 node. Out: pandas frames.
+
+anndata reads whole tables only; a store is written part by part in bounded memory.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+Array = npt.NDArray[Any]
+
+
+class Table:
+    """Rows of obs or var, in any of anndata's encodings."""
+
+    def __init__(self, node: Any, *, legacy_categories: Any = None) -> None:
+        """Take the HDF5 node; `legacy_categories` is uns, where compound tables kept their categories."""
+        self._node = node
+        self._uns = legacy_categories
+        self._compound = isinstance(node, h5py.Dataset)
+        names = list(node.dtype.names) if self._compound else list(node)
+        self._index = names[0] if self._compound else _text(node.attrs["_index"])
+        order = [] if self._compound else [_text(c) for c in node.attrs.get("column-order", ())]
+        hidden = {self._index, "__categories", "_index"}
+        listed = [c for c in order if c in names and c not in hidden]
+        self.columns = tuple(listed + [c for c in names if c not in hidden and c not in listed])
+
+    def __len__(self) -> int:
+        if self._compound:
+            return int(self._node.shape[0])
+        node = self._node[self._index]
+        if isinstance(node, h5py.Group):  # a categorical or nullable index
+            node = node["codes" if "codes" in node else "values"]
+        return int(node.shape[0])
+
+    def index(self, start: int = 0, stop: int | None = None) -> Array:
+        """(rows,) object array of the rows' names."""
+        return np.array([_text(v) for v in self.column(self._index, start, stop)], dtype=object)
+
+    def column(self, name: str, start: int = 0, stop: int | None = None) -> Any:
+        """(rows,) values of a column as pandas or NumPy keep them; categories stay categories."""
+        return self._read_compound(name, start, stop) if self._compound else self._read(name, start, stop)
+
+    def texts(self, name: str) -> Array | None:
+        """(rows,) object array of strings, "" where missing; None for a column that is no text."""
+        values = pd.Series(self.index() if name == "index" and name not in self.columns else self.column(name))
+        if isinstance(values.dtype, pd.CategoricalDtype):
+            values = values.astype(object)
+        if values.dtype.kind not in "OUS" and not isinstance(values.dtype, pd.StringDtype):
+            return None
+        return np.array(["" if pd.isna(v) else _text(v) for v in values], dtype=object)
+
+    def frame(self, start: int, stop: int) -> pd.DataFrame:
+        """Rows start..stop with all columns. A slash in a column's name, which zarr cannot keep, becomes `_`."""
+        columns = {c.replace("/", "_"): self.column(c, start, stop) for c in self.columns}
+        return pd.DataFrame(columns, index=pd.Index(self.index(start, stop), dtype=object))
+
+    def _read(self, name: str, start: int, stop: int | None) -> Any:
+        node = self._node[name]
+        if isinstance(node, h5py.Group):
+            return _read_group(node, start, stop)
+        if "categories" in node.attrs:  # anndata 0.7: a reference to __categories/NAME
+            categories = _strings(self._node[node.attrs["categories"]][:])
+            return _categorical(node[start:stop], categories, ordered=False)
+        return _strings(node[start:stop])
+
+    def _read_compound(self, name: str, start: int, stop: int | None) -> Any:
+        values = self._node[start:stop][name]
+        categories = self._uns.get(f"{name}_categories") if self._uns is not None else None
+        if isinstance(categories, h5py.Dataset) and values.dtype.kind in "iu":
+            return _categorical(values, _strings(np.atleast_1d(categories[()])), ordered=False)
+        return _strings(values)
+
+
+def _read_group(node: Any, start: int, stop: int | None) -> Any:
+    encoding = _text(node.attrs.get("encoding-type", ""))
+    if encoding == "categorical":
+        categories = _strings(_dense(node["categories"]))
+        return _categorical(node["codes"][start:stop], categories, ordered=bool(node.attrs.get("ordered", False)))
+    values, mask = node["values"][start:stop], node["mask"][start:stop]
+    if encoding == "nullable-string-array":
+        return pd.array(np.where(mask, None, _strings(values)), dtype=object)
+    if encoding == "nullable-boolean":
+        return pd.arrays.BooleanArray(values.astype(bool), mask.astype(bool))
+    if encoding == "nullable-integer":
+        return pd.arrays.IntegerArray(values, mask.astype(bool))
+    raise TypeError(f"column {node.name} is encoded as {encoding or 'nothing known'}")
+
+
+def _dense(node: Any) -> Array:
+    return np.asarray(node["values"][:] if isinstance(node, h5py.Group) else node[:])
+
+
+def _categorical(codes: Array, categories: Any, *, ordered: bool) -> pd.Categorical:
+    known = pd.Index(categories)
+    return pd.Categorical.from_codes(codes.astype(np.int64), categories=known, ordered=ordered)
+
+
+def _strings(values: Any) -> Any:
+    """Bytes as text; numbers in native byte order, as pandas wants them."""
+    if values.dtype.kind in "OS":
+        return np.array([_text(v) for v in values], dtype=object)
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes | np.bytes_) else str(value)
