@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scmf.core.config import require
 from scmf.core.config_read import parse_json, parse_yaml
 from scmf.core.config_write import json_schema, to_json, to_yaml
 from scmf.core.errors import ConfigError
@@ -215,6 +216,16 @@ def test_a_path_that_names_no_such_class_says_which_part_is_wrong(cfg, user_pack
     assert what.format(p=user_package) in error.value.what
     assert fix in error.value.fix
     assert error.value.where.endswith("data.kind")
+
+
+def test_a_kind_that_cannot_be_built_is_refused_where_it_is_met(cfg, user_package):
+    config = load_config(cfg)
+    assert require(config.data, CellsConfig, key="data") is config.data
+    other = load_config(cfg, [f"data.kind={user_package}.AnyData"])
+    with pytest.raises(ConfigError) as error:
+        require(other.data, CellsConfig, key="data")
+    assert error.value.what == f"data.kind={user_package}.AnyData is no CellsConfig, and nothing else can be built here"
+    assert error.value.fix == "write data.kind: cells, or derive your class from scmf.data.config.CellsConfig"
 
 
 def test_a_class_made_in_python_names_itself(user_package):

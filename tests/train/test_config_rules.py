@@ -119,7 +119,7 @@ BROKEN = [
     (
         ["trainer.parallel.tensor=4"],
         "model.heads=6 cannot be split over trainer.parallel.tensor=4",
-        "tensor: 3",
+        "tensor: 2",
     ),
     (
         ["trainer.parallel.tensor=2", "model.ffn=95"],

@@ -105,7 +105,13 @@ def test_the_folder_of_recipes_holds_no_other_file():
     names = {path.stem for path in (ROOT / "recipes").glob("*.yaml")}
     assert names == {recipe.name for recipe in RECIPES}
     table = (ROOT / "recipes" / "README.md").read_text()
-    assert all(f"`{recipe.name}`" in table for recipe in RECIPES)
+    for recipe in RECIPES:
+        config = recipe.config()
+        model, count = config.model, parameters(config)
+        assert count is not None
+        sizes = f"{model.layers} / {model.hidden} / {model.ffn} / {model.heads}"
+        row = f"| `{recipe.name}` | {count / 1e6:.1f}M | {sizes} | {config.data.global_batch_size:,} |"
+        assert f"{row} {config.trainer.steps:,} |" in table
 
 
 def test_the_script_finds_and_mends_a_file_that_was_edited(tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NoReturn, Self, TypeVar
 
 from pydantic import (
     BaseModel,
@@ -90,6 +90,9 @@ class Config(BaseModel):
             raise config_error(faults_of(error, cls, values), source=source, origins=origins) from None
 
 
+T = TypeVar("T", bound="Variant")
+
+
 class Variant(Config):
     """Base of a section that has variants. `kind` follows from the class, so it is never set by hand.
 
@@ -127,3 +130,23 @@ class Variant(Config):
         kind = handler.resolve_ref_schema(json_schema)["properties"]["kind"]
         kind |= {"const": cls.kind_name(), "default": cls.kind_name()}
         return json_schema
+
+
+def require(section: Variant, cls: type[T], *, key: str) -> T:
+    """The section as the class that the caller can build; for code that meets a user's own kind.
+
+    Args:
+        section: of a checked config.
+        cls: what the caller can build, subclasses included.
+        key: the section's key, for the message.
+
+    Raises:
+        ConfigError: the section is of another kind.
+    """
+    if isinstance(section, cls):
+        return section
+    raise ConfigError(
+        f"{key}.kind={section.kind} is no {cls.__name__}, and nothing else can be built here",
+        where=f"{key}.kind",
+        fix=f"write {key}.kind: {cls.kind_name()}, or derive your class from {dotted(cls)}",
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -88,8 +89,17 @@ def _splits(config: MainConfig, name: str, size: int, axis: str) -> Iterator[Fau
         yield Fault(
             f"trainer.parallel.{axis}",
             f"model.{name}={size} cannot be split over trainer.parallel.{axis}={ranks}",
-            f"use a size that divides it, for example {axis}: {largest_divisor(size, ranks)}",
+            f"use a size that divides it, for example {axis}: {largest_divisor(_common_size(config, axis), ranks)}",
         )
+
+
+def _common_size(config: MainConfig, axis: str) -> int:
+    """A size whose divisors split everything that an axis splits, so that following one advice breaks no other rule."""
+    model, vocabulary = config.model, config.data.tokenizer.vocabulary_size
+    if axis == "pipeline":
+        return model.layers
+    rows = model.pad_vocabulary_to if vocabulary is None else model.padded_vocabulary_size(vocabulary)
+    return math.gcd(model.heads, model.ffn, rows)
 
 
 def _vocabulary_divides_by_tensor(config: MainConfig) -> Iterator[Fault]:
