@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scmf.core.batch import Microbatch
-from scmf.data.masks import Corruption, choose_targets, corrupt, word_of
+from scmf.data.masks import Corruption, choose_targets, corrupt, seed_of, word_of
 from scmf.data.packing import Layout
 from scmf.data.rank import Tokens
 from scmf.data.vocabulary import Vocabulary
@@ -56,13 +56,14 @@ class Collator:
         members, starts = places
         input_ids = np.full(n_positions, vocabulary.pad, np.int32)
         positions = np.empty(n_positions, np.int32)
-        cu_seqlens = lay_segments(tokens.lengths[members], starts, n_positions, self.seq_length, positions)
+        lengths = tokens.offsets[members + 1] - tokens.offsets[members]
+        cu_seqlens = lay_segments(lengths, starts, n_positions, self.seq_length, positions)
         targets, target_positions = lay_cells(
             (tokens.ids, tokens.offsets),
             (members, starts, cell_ids[members], keys[members]),
             (vocabulary.first_gene, len(vocabulary.gene_ids)),
             (vocabulary.mask, corruption.mask, corruption.random),
-            corruption.select,
+            corruption.threshold,
             input_ids,
         )
         return Microbatch(
@@ -72,7 +73,7 @@ class Collator:
             target_positions=target_positions,
             targets=targets,
             cell_ids=cell_ids[members],
-            tokens=int(tokens.lengths[members].sum()),
+            tokens=int(lengths.sum()),
             longest=int(np.diff(cu_seqlens).max()),
         )
 
@@ -119,7 +120,7 @@ def lay_cells(
     cells: tuple[LongArray, LongArray, LongArray, KeyArray],
     genes: tuple[int, int],
     mask: tuple[int, float, float],
-    select: float,
+    threshold: np.uint64,
     input_ids: IntArray,
 ) -> tuple[IntArray, IntArray]:
     """Copy cells to their places and corrupt them there.
@@ -129,7 +130,7 @@ def lay_cells(
         cells: number in `tokens`, first position, cell id and key of each cell, (C,) each.
         genes: first gene token and number of gene tokens.
         mask: id of <mask>, probability of <mask>, probability of a random gene.
-        select: probability of a target.
+        threshold: highest word that chooses a target.
         input_ids: (T,) int32, written where cells lie.
 
     Returns:
@@ -139,19 +140,17 @@ def lay_cells(
     members, starts, cell_ids, keys = cells
     targets = np.empty(len(input_ids), np.int32)
     target_positions = np.empty(len(input_ids), np.int32)
-    words = np.empty(len(input_ids), np.uint64)
     chosen = np.empty(len(input_ids), np.int64)
     n = 0
     for i in range(len(members)):
         cell = ids[offsets[members[i]] : offsets[members[i] + 1]]
         place = input_ids[starts[i] : starts[i] + len(cell)]
-        for j in range(len(cell)):
-            words[j] = word_of(keys[i], cell_ids[i], j)
-            place[j] = cell[j]
-        for c in range(choose_targets(cell, genes[0], select, words, chosen)):
-            j = chosen[c]
+        place[:] = cell
+        seed = seed_of(keys[i], cell_ids[i])
+        n_chosen = choose_targets(cell, genes[0], seed, threshold, chosen)
+        for j in chosen[:n_chosen]:
             targets[n] = cell[j]
             target_positions[n] = starts[i] + j
-            place[j] = corrupt(cell[j], words[j], genes, mask)
+            place[j] = corrupt(cell[j], word_of(seed, j), genes, mask)
             n += 1
     return targets[:n].copy(), target_positions[:n].copy()

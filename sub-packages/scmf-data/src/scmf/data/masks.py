@@ -19,6 +19,7 @@ IntArray = npt.NDArray[np.int32]
 LongArray = npt.NDArray[np.int64]
 
 UNIT = 1.0 / (1 << 53)
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 _jit = numba.njit(nogil=True, cache=True, error_model="numpy")
 
@@ -47,45 +48,56 @@ class Corruption:
                 fix="BERT uses select 0.15, mask 0.8, random 0.1",
             )
 
+    @property
+    def threshold(self) -> np.uint64:
+        """Highest 64-bit word that chooses a position."""
+        return np.uint64(min(int(self.select * 2.0**64), 2**64 - 1))
+
 
 @_jit
-def word_of(key: np.uint64, cell_id: int, position: int) -> np.uint64:
-    """64 random bits of one position of one cell."""
-    word = mix(key ^ mix(np.uint64(cell_id) + np.uint64(0x9E3779B97F4A7C15)))
-    word = mix(word + np.uint64(position) * np.uint64(0xD1342543DE82EF95))
+def seed_of(key: np.uint64, cell_id: int) -> np.uint64:
+    """Where a cell's random words begin."""
+    seed: np.uint64 = mix(key ^ mix(np.uint64(cell_id) + GOLDEN))
+    return seed
+
+
+@_jit
+def word_of(seed: np.uint64, position: int) -> np.uint64:
+    """64 random bits of one position of the cell that the seed names. Source: splitmix64, addressed."""
+    word: np.uint64 = mix(seed + np.uint64(position + 1) * GOLDEN)
     return word
 
 
 @_jit
 def choose_targets(
-    ids: IntArray, first_gene: int, select: float, words: npt.NDArray[np.uint64], chosen: LongArray
-) -> int:
+    ids: IntArray, first_gene: int, seed: np.uint64, threshold: np.uint64, chosen: LongArray
+) -> np.int64:
     """Choose a cell's targets.
 
     Args:
         ids: (length,) int32 tokens of the cell.
         first_gene: ids below are special and never chosen.
-        select: probability of each gene token.
-        words: (length,) uint64, `word_of` each position.
+        seed: of the cell.
+        threshold: a gene is chosen where its word is not above it.
         chosen: (length,) int64, written: positions chosen, rising.
 
     Returns:
         How many; at least one where there is a gene.
     """
-    n = 0
+    n = np.uint64(0)
+    for position in range(len(ids)):
+        # No branch: one position in seven is chosen, which no processor can foresee.
+        chosen[n] = position
+        n += np.uint64((word_of(seed, position) <= threshold) & (ids[position] >= first_gene))
+    if n > 0:
+        return np.int64(n)
+    # Rare. The gene with the lowest word would have been the first to be chosen at a higher share.
     lowest = -1
     for position in range(len(ids)):
-        if ids[position] < first_gene:
-            continue
-        if lowest < 0 or words[position] < words[lowest]:
+        if ids[position] >= first_gene and (lowest < 0 or word_of(seed, position) < word_of(seed, lowest)):
             lowest = position
-        if float(words[position] >> np.uint64(11)) * UNIT < select:
-            chosen[n] = position
-            n += 1
-    if n == 0 and lowest >= 0:
-        chosen[0] = lowest
-        n = 1
-    return n
+    chosen[0] = lowest
+    return np.int64(lowest >= 0)
 
 
 @_jit
@@ -94,7 +106,7 @@ def corrupt(token: int, word: np.uint64, genes: tuple[int, int], mask: tuple[int
 
     Args:
         token: the original.
-        word: `word_of` its position; scattered again, because the choice has used it.
+        word: of its position; scattered again, because the choice has used it.
         genes: first gene token and number of gene tokens.
         mask: id of <mask>, probability of <mask>, probability of a random gene.
     """

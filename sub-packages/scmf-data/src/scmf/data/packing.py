@@ -70,7 +70,7 @@ def packed_layout(lengths: LongArray, *, budget: int, align: int) -> Layout:
     filled = np.flatnonzero(lengths)
     order = filled[_falling(lengths[filled])]
     pack = _first_fit(lengths, order, budget)
-    n_packs = int(pack.max(initial=-1)) + 1
+    n_packs = int(pack[filled].max(initial=-1)) + 1
     even = _longest_first(lengths, order, n_packs)
     if n_packs and np.bincount(even[filled], weights=lengths[filled]).max() <= budget:
         pack = even
