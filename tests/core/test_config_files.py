@@ -188,6 +188,11 @@ def test_written_yaml_documents_every_key():
     assert all(not line.endswith(" ") for line in text.splitlines())
 
 
+def test_text_of_several_lines_stays_on_the_line_of_its_key():
+    one, many = to_yaml(Outer(text="x")), to_yaml(Outer(text="a\n\nb\x85 \u2028"))
+    assert len(one.split("\n")) == len(many.split("\n"))
+
+
 printable_or_not = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 
 

@@ -33,7 +33,7 @@ class MlmTask(TaskConfig, kind="mlm"):
     def faults(self) -> Iterator[Fault]:
         """A chosen token is masked, replaced or kept: three shares of one."""
         yield from super().faults()
-        if self.mask + self.random > 1.0 + 1e-9:  # 0.7 + 0.3 is not exactly 1
+        if self.mask + self.random > 1.0:
             yield Fault(
                 "random",
                 f"model.task.mask={self.mask} and model.task.random={self.random} are shares of the same tokens "
