@@ -29,12 +29,14 @@ def gather_rows(
     """
     indices, counts = source
     out_indices, out_counts = out
-    highest = np.int64(-1)
+    highest = np.int32(-1)
     for k in range(starts.shape[0]):
-        start, target = starts[k], targets[k]
-        for j in range(lengths[k]):
-            gene = np.int64(indices[start + j])
-            highest = max(highest, gene)
+        start, stop, target = starts[k], starts[k] + lengths[k], targets[k]
+        out_counts[target : target + lengths[k]] = counts[start:stop]
+        top = np.int32(-1)
+        for j in range(lengths[k]):  # two plain loops compile to vector code, one that does both does not
+            gene = np.int32(indices[start + j])
             out_indices[target + j] = gene
-            out_counts[target + j] = counts[start + j]
+            top = max(top, gene)
+        highest = max(highest, top)
     return int(highest)

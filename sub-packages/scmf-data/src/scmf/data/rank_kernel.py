@@ -59,7 +59,7 @@ def encode_cells(
     for i in range(len(begins)):
         cell_indices = indices[begins[i] : begins[i] + stored[i]]
         cell_data = data[begins[i] : begins[i] + stored[i]]
-        highest: int = _highest(cell_indices)
+        highest: int = highest_column(cell_indices)
         if highest >= len(genes[0]):
             return highest
         if len(sums) > 0:
@@ -76,7 +76,8 @@ def encode_cells(
 
 
 @_jit
-def _highest(indices: npt.NDArray[np.uint16]) -> int:
+def highest_column(indices: npt.NDArray[np.uint16]) -> int:
+    """Highest column that a cell names, 0 for an empty cell. One look at all of them: a damaged array need not rise."""
     highest = 0
     for j in range(len(indices)):
         highest = max(highest, indices[j])

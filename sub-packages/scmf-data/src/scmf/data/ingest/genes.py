@@ -106,8 +106,8 @@ def _text_columns(var: Table, wishes: GeneWishes, where: str) -> dict[str, npt.N
 
 def _ensembl_share(texts: npt.NDArray[Any]) -> float:
     """Share of the non-empty texts that are Ensembl ids."""
-    n_ids = sum(ENSEMBL.match(t) is not None for t in texts)
-    return n_ids / max(1, sum(t != "" for t in texts))
+    n_ids = len([t for t in texts if ENSEMBL.match(t)])
+    return n_ids / max(1, len([t for t in texts if t]))
 
 
 def _no_ids(texts: dict[str, npt.NDArray[Any]], wishes: GeneWishes, where: str) -> Exception:

@@ -78,6 +78,73 @@ def merge_row(indices: Array, counts: Array, start: int, stop: int) -> tuple[int
     return write, int(highest)
 
 
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def copy_plain_row(raw: tuple[Array, Array], gene_numbers: Array, out: tuple[Array, Array]) -> tuple[int, int]:
+    """Copy one row that is canonical already, in loops that compile to vector code.
+
+    Returns:
+        Highest count and sum of the counts; (0, 0) for a row that is not plain: a value that is no integer of
+        1 to 65,535, or genes that are dropped, repeated or out of order. Such a row is done again, slowly.
+    """
+    columns, values = raw
+    indices, counts = out
+    n_columns = gene_numbers.shape[0]
+    plain = True
+    for j in range(values.shape[0]):
+        value, column = values[j], columns[j]
+        plain &= (value > 0) & (value < 65536) & (value == np.floor(value)) & (column >= 0) & (column < n_columns)
+    if not plain:
+        return 0, 0
+    highest, total = np.int64(0), np.int64(0)
+    for j in range(values.shape[0]):
+        count = np.int32(values[j])
+        counts[j] = count
+        total += count
+        highest = max(highest, np.int64(count))
+    last = np.int32(-1)
+    for j in range(values.shape[0]):
+        gene = gene_numbers[columns[j]]
+        plain &= gene > last
+        indices[j] = gene
+        last = gene
+    return (int(highest), int(total)) if plain else (0, 0)
+
+
+@numba.njit(cache=True, nogil=True)
+def copy_row(raw: tuple[Array, Array], gene_numbers: Array, out: tuple[Array, Array], state: Array) -> tuple[int, int]:
+    """Copy one row of any kind, checking each value; adds to ROUNDED, KEPT and DROPPED of the state.
+
+    Returns:
+        Values written and the highest count; (-1, position) at the first fault, whose kind is in the state.
+    """
+    columns, values = raw
+    indices, counts = out
+    write, highest, last, rising = 0, np.int64(0), np.int64(-1), True
+    for j in range(values.shape[0]):
+        column, value = columns[j], np.float64(values[j])
+        inside = column >= 0 and column < gene_numbers.shape[0]
+        fault = fault_of(value) if inside else BAD_INDEX
+        if fault != 0:
+            state[FAULT] = fault
+            return -1, j
+        count = np.int64(np.rint(value))
+        state[ROUNDED] += count != value
+        gene = gene_numbers[column]
+        state[KEPT if gene >= 0 else DROPPED] += count
+        if count == 0 or gene < 0:
+            continue
+        indices[write] = gene
+        counts[write] = count
+        rising = rising and gene > last
+        last = gene
+        highest = max(highest, count)
+        write += 1
+    if rising:
+        return write, int(highest)
+    stop, top = merge_row(indices, counts, 0, write)
+    return stop, int(max(highest, top))
+
+
 @numba.njit(cache=True, nogil=True)
 def canonical_rows(
     indptr: Array, raw: tuple[Array, Array], gene_numbers: Array, out: tuple[Array, Array], lengths: Array, state: Array
@@ -91,46 +158,27 @@ def canonical_rows(
         out: (values,) indices and counts, filled from the start; a count that does not fit wraps around, and
             state[MAX_COUNT] tells the caller to come again with a wider type.
         lengths: (rows,) int64 values written for each row.
-        state: (STATE_SLOTS,) int64; FAULT and POSITION (in the block) of the first fault, else 0; KEPT and
-            DROPPED are sums of counts.
+        state: (STATE_SLOTS,) int64, zero before; FAULT and POSITION (in the block) of the first fault, else 0;
+            KEPT and DROPPED are sums of counts.
     """
     columns, values = raw
-    indices, counts = out
-    n_columns = gene_numbers.shape[0]
-    write, highest, rounded = 0, np.int64(0), 0
-    kept, dropped = np.int64(0), np.int64(0)
+    write = 0
     for row in range(indptr.shape[0] - 1):
-        start, last, rising = write, np.int64(-1), True
-        for j in range(indptr[row], indptr[row + 1]):
-            column = columns[j]
-            value = np.float64(values[j])
-            count = np.int64(value) if abs(value) < 4.0e18 else np.int64(-1)
-            if np.float64(count) != value or count < 0 or count > 4294967295 or column < 0 or column >= n_columns:
-                fault = BAD_INDEX if column < 0 or column >= n_columns else fault_of(value)
-                if fault != 0:
-                    state[FAULT], state[POSITION] = fault, j
-                    return
-                count = np.int64(np.rint(value))
-                rounded += 1
-            gene = gene_numbers[column]
-            if gene < 0:
-                dropped += count
-                continue
-            if count == 0:
-                continue
-            kept += count
-            indices[write] = gene
-            counts[write] = count
-            rising = rising and gene > last
-            last = gene
-            highest = max(highest, count)
-            write += 1
-        if not rising:
-            write, top = merge_row(indices, counts, start, write)
-            highest = max(highest, top)
-        lengths[row] = write - start
-    state[MAX_COUNT], state[ROUNDED], state[WRITTEN] = highest, rounded, write
-    state[KEPT], state[DROPPED] = kept, dropped
+        first, stop = indptr[row], indptr[row + 1]
+        cell = (columns[first:stop], values[first:stop])
+        place = (out[0][write : write + stop - first], out[1][write : write + stop - first])
+        highest, total = copy_plain_row(cell, gene_numbers, place)
+        written = stop - first
+        state[KEPT] += total
+        if highest == 0:
+            written, highest = copy_row(cell, gene_numbers, place, state)
+            if written < 0:
+                state[POSITION] = first + highest
+                return
+        lengths[row] = written
+        write += written
+        state[MAX_COUNT] = max(state[MAX_COUNT], highest)
+    state[WRITTEN] = write
 
 
 @numba.njit(cache=True, nogil=True)
