@@ -17,7 +17,7 @@ from scmf.core.config import require
 from scmf.core.config_read import parse_json, parse_yaml
 from scmf.core.config_write import json_schema, to_json, to_yaml
 from scmf.core.errors import ConfigError
-from scmf.data.config import CellsConfig, RankTokenizerConfig, SplitConfig
+from scmf.data.config import SHIPPED_VOCABULARIES, CellsConfig, RankTokenizerConfig, SplitConfig
 from scmf.model.config import EncoderConfig, MlmTask
 from scmf.train.config import (
     CheckpointConfig,
@@ -236,6 +236,21 @@ def test_a_class_made_in_python_names_itself(user_package):
     )
     assert data.kind == f"{user_package}.AnyData"
     assert CellsConfig.kind_name() == "cells"
+
+
+def test_the_sizes_that_the_config_knows_are_those_of_the_shipped_vocabularies():
+    from scmf.data.vocabulary import load_vocabulary, shipped_vocabularies
+
+    assert {name: len(load_vocabulary(name)) for name in shipped_vocabularies()} == SHIPPED_VOCABULARIES
+
+
+@pytest.mark.parametrize(("name", "file"), [("geneformer-v1", "V1/token_dictionary_gc30M.json"),
+                                            ("geneformer-v2", "V2/token_dictionary_gc104M.json")])  # fmt: skip
+def test_the_sizes_that_the_config_knows_are_those_of_upstream(name, file):
+    path = Path(__file__).parents[2].parent / "shared" / "data" / "geneformer_dicts" / file
+    if not path.exists():
+        pytest.skip("needs the shared data")
+    assert len(json.loads(path.read_text())) == SHIPPED_VOCABULARIES[name]
 
 
 def multiples(of: int, most: int) -> st.SearchStrategy[int]:
