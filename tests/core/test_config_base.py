@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Annotated, Literal
 
 import pytest
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, field_validator
 
 from scmf.core.config import Config
 from scmf.core.config_fault import Fault, nearest
@@ -136,6 +136,23 @@ def test_a_broken_rule_of_a_section_is_reported_with_the_faults_of_others():
         Run.parse({"optimizer": {"lr": 2.0, "steps": 2000}, "validate": -1}, source="cfg.yaml")
     assert "run.optimizer.lr=2.0 for 2000 steps diverges: use 1 or less" in str(error.value)
     assert "validate must be at least 0" in str(error.value)
+
+
+def test_a_users_own_pydantic_validator_is_told_like_a_rule():
+    class Own(Config):
+        width: int = 3
+        """A width."""
+
+        @field_validator("width")
+        @classmethod
+        def _odd(cls, width: int) -> int:
+            if width % 2 == 0:
+                raise ValueError(f"{width} is even")
+            return width
+
+    with pytest.raises(ConfigError) as error:
+        Own.parse({"width": 4}, source="f")
+    assert (error.value.what, error.value.fix) == ("width: 4 is even", "correct the value (A width.)")
 
 
 @pytest.mark.parametrize("document", [None, 3, "text", [], [1], {}, {"optimizer": None}, {"optimizer": []}])

@@ -217,8 +217,9 @@ def test_what_fits_is_accepted(overrides):
 
 def test_rules_that_are_broken_together_are_told_together():
     with pytest.raises(ConfigError) as error:
-        check("trainer.parallel.tensor=4", "trainer.parallel.pipeline=3", "data.split.validation=0")
-    for words in ("model.heads=6 cannot", "model.layers=4 cannot", "data.split.validation=0.0 holds"):
+        check("trainer.parallel.tensor=4", "model.ffn=97", "trainer.parallel.pipeline=3", "data.split.validation=0")
+    both = ("model.heads=6 cannot", "model.ffn=97 cannot")  # of one key, trainer.parallel.tensor
+    for words in (*both, "model.layers=4 cannot", "data.split.validation=0.0 holds", "4 faults"):
         assert words in error.value.what
 
 

@@ -71,18 +71,20 @@ def nearest(word: str, words: Iterable[str]) -> str | None:
 
 
 def faults_of(error: ValidationError, cls: type[BaseModel], values: object) -> list[Fault]:
-    """Translate pydantic's findings, one fault a key, in the order of the sections.
+    """Translate pydantic's findings in the order of the sections; the branches of a union make one fault.
 
     Args:
         error: what pydantic found.
         cls: the config class that was asked for.
         values: the document that was checked, as plain mappings, lists and scalars.
     """
-    grouped: dict[Path, list[ErrorDetails]] = {}
-    for details in error.errors(include_url=False):
-        path = details["loc"] if details["type"] == "fault" else _path_in(values, details["loc"])
-        grouped.setdefault(path, []).append(details)
-    return [_fault(path, found, cls=cls, values=values) for path, found in grouped.items()]
+    grouped: dict[object, tuple[Path, list[ErrorDetails]]] = {}
+    for number, details in enumerate(error.errors(include_url=False)):
+        ours = details["type"] == "fault"
+        path = details["loc"] if ours else _path_in(values, details["loc"])
+        # Two rules may be broken by one key, and each has its own sentence.
+        grouped.setdefault(number if ours else path, (path, []))[1].append(details)
+    return [_fault(path, found, cls=cls, values=values) for path, found in grouped.values()]
 
 
 def config_error(faults: Sequence[Fault], *, source: str, origins: Mapping[Path, str] | None = None) -> ConfigError:
