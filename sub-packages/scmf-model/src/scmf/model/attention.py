@@ -36,9 +36,9 @@ def segment_attention(
         (T, A, E) context.
     """
     # split, not slicing: its backward is one concatenation instead of a T-long zero tensor a segment.
-    parts = zip(*(t.split(lengths) for t in (query_TAE, key_TAE, value_TAE)), strict=True)
+    queries, keys, values = (torch.split(t, list(lengths)) for t in (query_TAE, key_TAE, value_TAE))
     attend = _recomputed_attention if dropout else _plain_attention
-    return torch.cat([attend(*part, dropout) for part in parts])
+    return torch.cat([attend(q, k, v, dropout) for q, k, v in zip(queries, keys, values, strict=True)])
 
 
 def _plain_attention(query_LAE: Tensor, key_LAE: Tensor, value_LAE: Tensor, dropout: float) -> Tensor:

@@ -52,7 +52,7 @@ def seed_generators(seed: int) -> None:
 
 
 def has_transformer_engine() -> bool:
-    """Whether Transformer Engine can be used: installed, and there is a GPU (its modules refuse to be built without)."""
+    """Whether Transformer Engine can be used: installed, and there is a GPU, without which it builds nothing."""
     return has_gpu() and importlib.util.find_spec("transformer_engine") is not None
 
 

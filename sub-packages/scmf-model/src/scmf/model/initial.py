@@ -59,7 +59,7 @@ def draw_weights(model: Any, config: EncoderConfig, *, seed: int) -> None:
 
 
 def _partition_axis(parameter: torch.nn.Parameter) -> int | None:
-    return parameter.partition_dim if getattr(parameter, "tensor_model_parallel", False) else None  # type: ignore[attr-defined,no-any-return]
+    return parameter.partition_dim if getattr(parameter, "tensor_model_parallel", False) else None  # type: ignore[attr-defined]
 
 
 def _draw(parameter: torch.nn.Parameter, name: str, *, seed: int, ranks: int) -> Tensor:

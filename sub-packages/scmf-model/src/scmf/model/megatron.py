@@ -21,6 +21,7 @@ with warnings.catch_warnings():
         finalize_model_grads,
     )
     from megatron.core.fusions.fused_bias_dropout import get_bias_dropout_add
+    from megatron.core.models.backends import LocalSpecProvider  # noqa: F401  imported late by Megatron, with a warning
     from megatron.core.models.common.language_module.language_module import LanguageModule
     from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
     from megatron.core.optimizer import get_megatron_optimizer
@@ -98,3 +99,12 @@ __all__ = [
     "tensor_parallel",
     "vocab_parallel_cross_entropy",
 ]
+
+
+def hush_megatron() -> None:
+    """Silence, by their words, warnings of torch about calls that Megatron-Core 0.16.1 makes and we cannot mend."""
+    for message in (
+        r"`torch\.distributed\.(all_gather_into_tensor|reduce_scatter_tensor)` is deprecated",
+        r"torch\.distributed\.(_all_gather_base|_reduce_scatter_base) is a private function",
+    ):
+        warnings.filterwarnings("ignore", message=message, category=FutureWarning)

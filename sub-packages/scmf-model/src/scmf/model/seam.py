@@ -64,7 +64,7 @@ def open_seam() -> bool:
     for name in LITERAL_CUDA_MODULES:
         setattr(importlib.import_module(name), "torch", proxy)  # noqa: B010
     _install_tracker()
-    importlib.import_module("megatron.core.optimizer.clip_grads").l2_norm_impl = _exact_norm
+    setattr(importlib.import_module("megatron.core.optimizer.clip_grads"), "l2_norm_impl", _exact_norm)  # noqa: B010
     return True
 
 

@@ -9,6 +9,7 @@ not count. A kill at any moment leaves the checkpoints before it untouched.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -41,6 +42,8 @@ class Progress:
     """Validation loss at this step, where one was taken."""
     data: dict[str, str]
     """Fingerprints of store, vocabulary and split."""
+    model: dict[str, Any]
+    """Kind and sizes of the model."""
     layout: dict[str, int]
     """Ranks by axis when it was saved; another layout may read it."""
     versions: dict[str, str]
@@ -123,6 +126,15 @@ class CheckpointFolder:
         for path in self.path.glob(f"{_ASIDE}*"):
             shutil.rmtree(path, ignore_errors=True)
 
+    def set_aside_after(self, step: int) -> list[Path]:
+        """Rename checkpoints of later steps, which a run resumed at `step` has not taken; they stay loadable.
+
+        Returns:
+            Their new names.
+        """
+        later = [path for path in self.complete() if read_progress(path).step > step]
+        return [path.rename(_unused(path.with_name(f"abandoned_{path.name}"))) for path in later]
+
     def newest(self) -> Path | None:
         """The newest complete checkpoint, or None."""
         return next(iter(reversed(self.complete())), None)
@@ -185,14 +197,20 @@ def _read_record(folder: Path) -> dict[str, Any]:
     path = folder / RECORD
     try:
         record: dict[str, Any] = json.loads(path.read_text())
-        if record["format"] != FORMAT:
-            raise ValueError(f"format {record['format']!r}, expected {FORMAT!r}")
-        record["progress"], record["files"]
+        known = record["format"] == FORMAT and {"progress", "files"} <= set(record)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"its record cannot be read: {error}", where=str(path), fix="name another checkpoint with --resume PATH"
-        ) from error
+        raise _unreadable(path, str(error)) from error
+    if not known:
+        raise _unreadable(path, f"it is not of the format {FORMAT}")
     return record
+
+
+def _unreadable(path: Path, why: str) -> CheckpointError:
+    return CheckpointError(
+        f"the checkpoint's record cannot be read: {why}",
+        where=str(path),
+        fix="name another checkpoint with --resume PATH",
+    )
 
 
 def _write_record(folder: Path, progress: Progress) -> None:
@@ -216,6 +234,12 @@ def _describe(path: Path) -> dict[str, Any]:
             digest.update(chunk)
         size = file.tell()
     return {"bytes": size, "xxh3_128": digest.hexdigest()}
+
+
+def _unused(path: Path) -> Path:
+    """The path, or with a number where it is taken."""
+    numbered = (path.with_name(f"{path.name}.{n}") for n in itertools.count(2))
+    return path if not path.exists() else next(p for p in numbered if not p.exists())
 
 
 def _point(link: Path, target: Path) -> None:

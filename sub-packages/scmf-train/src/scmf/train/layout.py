@@ -11,7 +11,7 @@ from typing import Any
 
 from scmf.core.random import derive_seed
 from scmf.model.device import seed_generators
-from scmf.model.megatron import ProcessGroupCollection, get_cuda_rng_tracker, mpu
+from scmf.model.megatron import ProcessGroupCollection, get_cuda_rng_tracker, hush_megatron, mpu
 from scmf.model.seam import open_seam
 from scmf.model.transformer_config import ModelLayout
 from scmf.train.config import ParallelConfig
@@ -51,6 +51,7 @@ def lay_out(world: World, parallel: ParallelConfig) -> Iterator[Layout]:
         world: joined ranks.
         parallel: tensor and pipeline sizes; data parallelism takes the rest.
     """
+    hush_megatron()
     open_seam()
     mpu.initialize_model_parallel(
         tensor_model_parallel_size=parallel.tensor,

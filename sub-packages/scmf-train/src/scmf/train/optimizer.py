@@ -1,4 +1,4 @@
-"""AdamW through Megatron's optimizer wrappers. In: a wrapped model. Out: an optimizer whose decay follows module types."""
+"""AdamW through Megatron's wrappers. In: a wrapped model. Out: an optimizer whose decay follows module types."""
 
 from __future__ import annotations
 
@@ -82,13 +82,17 @@ def mark_decay(model: nn.Module) -> None:
         for key, parameter in module.named_parameters(recurse=False):
             if id(parameter) not in seen:
                 seen.add(id(parameter))
-                parameter.no_weight_decay = not _decays(module, key, where=f"{name}.{key}")  # type: ignore[attr-defined]
+                parameter.no_weight_decay = not _decays(module, key, where=f"{name}.{key}")
 
 
 def _decays(module: nn.Module, key: str, *, where: str) -> bool:
     kind = type(module).__name__
     # Transformer Engine keeps a norm's weight inside the linear after it, as layer_norm_weight.
-    if key.endswith("bias") or key.startswith("layer_norm_") or any(norm in kind for norm in NORM_NAMES if "Linear" not in kind):
+    if (
+        key.endswith("bias")
+        or key.startswith("layer_norm_")
+        or any(norm in kind for norm in NORM_NAMES if "Linear" not in kind)
+    ):
         return False
     if key == "weight" and any(word in kind for word in ("Linear", "Embedding", "Head")):
         return True

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from scmf.core.errors import CheckpointError
 from scmf.model.megatron import MegatronOptimizer, dist_checkpointing
@@ -22,6 +24,7 @@ INDEX = ".metadata"
 _INDEX_TYPES = frozenset(
     {
         ("collections", "OrderedDict"),
+        ("pathlib", "PosixPath"),
         ("torch", "Size"),
         ("torch", "device"),
         ("torch", "float32"),
@@ -142,7 +145,7 @@ def _sharded_state(encoder: Any, optimizer: MegatronOptimizer, layout: Layout, *
 def _load(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     try:
         state: dict[str, Any] = dist_checkpointing.load(wanted, str(folder))
-    except (OSError, RuntimeError, KeyError, ValueError, dcp.CheckpointException) as error:
+    except (OSError, RuntimeError, KeyError, ValueError, CheckpointException) as error:
         raise _damaged(folder, str(error).strip().splitlines()[0]) from error
     return state
 
@@ -168,14 +171,14 @@ def _synchronous_strategy() -> Any:
     """
     from megatron.core.dist_checkpointing.strategies import torch as mcore
 
-    class Synchronous(mcore.TorchDistSaveShardedStrategy):  # type: ignore[misc]
+    class Synchronous(mcore.TorchDistSaveShardedStrategy):
         def save(self, sharded_state_dict: dict[str, Any], checkpoint_dir: str | Path) -> None:
             named, _, _ = mcore._replace_state_dict_keys_with_sharded_keys(  # noqa: SLF001
                 sharded_state_dict, self.keep_only_main_replica
             )
-            dcp.save(
+            save(
                 mcore.mcore_to_pyt_state_dict(named, is_loading=False),
-                storage_writer=dcp.FileSystemWriter(checkpoint_dir),
+                storage_writer=FileSystemWriter(str(checkpoint_dir)),
                 planner=mcore.MCoreSavePlanner(
                     dedup_replicated_tensors=not self.keep_only_main_replica, flatten_state_dict=False
                 ),

@@ -14,6 +14,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore  # torch.distributed has it, but not in its typed names
 
 from scmf.core.errors import MachineError
 from scmf.model.device import local_device, use_device
@@ -46,13 +47,15 @@ def join_world() -> Iterator[World]:
         MachineError: the environment is incomplete, or the other ranks cannot be reached.
     """
     world = read_environment()
+    # Megatron's overlap of communication and computation relies on it; read when CUDA starts.
+    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     use_device(world.device)
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // world.local_size))
     backend = "nccl" if world.device.type == "cuda" else "gloo"
     try:
         if world.size == 1:
-            dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+            dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
         else:
             dist.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=TIMEOUT)
     except (RuntimeError, ValueError) as error:

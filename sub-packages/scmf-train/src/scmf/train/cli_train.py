@@ -1,0 +1,133 @@
+"""`scmf-train`: a config goes in, a trained run comes out. Starts its own ranks, or obeys torchrun and Slurm."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from scmf.core.errors import ConfigError, ScmfError, run_command
+from scmf.train.config import MainConfig, load_config
+from scmf.train.launch import die_with_launcher, run_ranks, under_launcher
+
+_EXAMPLES = """\
+examples:
+  scmf-train --config cfg.yaml
+  scmf-train --config cfg.yaml --resume auto
+  scmf-train --config cfg.yaml --dry-run
+  scmf-train --config cfg.yaml trainer.optimizer.lr=3e-4 trainer.devices=2
+  torchrun --nnodes 2 --nproc-per-node 8 ... -m scmf.train.cli_train --config cfg.yaml
+A config can name code (kind: my_package.MyConfig): run only configs that you trust.
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Argument parser whose complaints have the three lines of every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message, where="command line", fix=f"{self.prog} --help")
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Entry point; exits with 0, or with 1 and three lines on stderr."""
+    run_command(train_command, argv)
+
+
+def train_command(argv: Sequence[str]) -> int:
+    """Run the command's body.
+
+    Args:
+        argv: arguments without the program's name.
+
+    Returns:
+        0, or the exit code of the first rank that failed.
+
+    Raises:
+        ScmfError: what the user can mend.
+    """
+    options = _parser().parse_intermixed_args(argv)
+    die_with_launcher()
+    config = load_config(
+        options.config, options.overrides, data_cls=options.data_config_cls, model_cls=options.model_config_cls
+    )
+    ranks = _ranks_to_start(config)
+    if ranks > 1:
+        return run_ranks(ranks, argv)
+    _run_rank(config, options)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="scmf-train",
+        description="Train the model that a config describes.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", required=True, metavar="FILE", help="YAML or JSON written by scmf-recipe")
+    parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="keys of the config to change for this run")
+    parser.add_argument(
+        "--resume",
+        metavar="auto|PATH",
+        help="go on from the newest checkpoint of the run directory, or from the one named",
+    )
+    parser.add_argument(
+        "--resume-if-exists", dest="resume", action="store_const", const="auto", help="the same as --resume auto"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="build everything, run one step, print sizes and speed; write nothing"
+    )
+    parser.add_argument("--data-config-cls", metavar="CLASS", help="dotted path of the class of the data section")
+    parser.add_argument("--model-config-cls", metavar="CLASS", help="dotted path of the class of the model section")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _ranks_to_start(config: MainConfig) -> int:
+    """Ranks that this process has to start: none under a launcher, else `trainer.devices`.
+
+    Raises:
+        ConfigError: several nodes without a launcher.
+        MachineError: more GPUs asked for than there are.
+    """
+    if under_launcher():
+        return 1
+    if config.trainer.nodes > 1:
+        raise ConfigError(
+            f"trainer.nodes={config.trainer.nodes}, and no launcher has started this process",
+            where="trainer.nodes",
+            fix="start it with torchrun or srun on every node (docs/launching.md), or write nodes: 1",
+        )
+    from scmf.train.machine import devices_to_use
+
+    return devices_to_use(config.trainer.devices)
+
+
+def _run_rank(config: MainConfig, options: argparse.Namespace) -> None:
+    """This process as one rank. Megatron is imported here, after everything cheap has been checked."""
+    from scmf.train.dry_run import dry_run
+    from scmf.train.layout import lay_out
+    from scmf.train.rules import check_world
+    from scmf.train.run import run
+    from scmf.train.world import join_world
+
+    with join_world() as world:
+        try:
+            check_world(config, world.size)
+            with lay_out(world, config.trainer.parallel) as layout:
+                if options.dry_run:
+                    dry_run(config, layout)
+                else:
+                    run(config, layout, resume=options.resume)
+        except ScmfError as error:
+            if world.size == 1:
+                raise
+            raise type(error)(error.what, where=f"{error.where} (rank {world.rank})", fix=error.fix) from error
+
+
+if __name__ == "__main__":
+    # torch's checkpoint planner and Megatron import the main program again in helper processes.
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""`scmf-train --dry-run`: everything is built, one step is run, nothing is written."""
+
+from __future__ import annotations
+
+import sys
+
+from scmf.core.batch import StepBatch
+from scmf.model.device import peak_memory
+from scmf.train.config import MainConfig
+from scmf.train.console import describe_seconds
+from scmf.train.layout import Layout
+from scmf.train.run import build_trainer, describe
+from scmf.train.trainer import Trainer, peak_resident_bytes
+
+
+def dry_run(config: MainConfig, layout: Layout) -> None:
+    """Build, run two steps (the first also compiles and allocates), print what a run would cost.
+
+    Args:
+        config: checked, and fitting the world.
+        layout: this rank's place.
+
+    Raises:
+        ScmfError: what the run would raise at its start.
+    """
+    trainer, resolved = build_trainer(config, layout)
+    batch = trainer.stream.step(0)
+    trainer.engine.train_step(batch, step=0)
+    report = trainer.engine.train_step(trainer.stream.step(batch.cells), step=1)
+    if not layout.world.is_first:
+        return
+    whole = report.seconds * resolved.max_steps
+    lines = [
+        *describe(trainer, resolved),
+        *_batch_lines(batch, trainer),
+        f"memory {_memory(layout)} at its peak on the first rank",
+        (
+            f"speed  {report.seconds:.2f} s a step, {report.cells / report.seconds:.1f} cells/s, "
+            f"{report.loss.tokens / report.seconds:,.0f} tokens/s; about {describe_seconds(whole)} for "
+            f"{resolved.max_steps:,} steps, validation and saving not counted"
+        ),
+        f"loss   {report.loss.mean:.3f} nats a masked token after one step",
+    ]
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _batch_lines(batch: StepBatch, trainer: Trainer) -> list[str]:
+    width = len(batch.microbatches[0].input_ids)
+    tokens = sum(m.tokens for m in batch.microbatches)
+    count = len(batch.microbatches)
+    return [
+        (
+            f"batch  {batch.cells:,} cells on {trainer.engine.layout.replicas} replicas; the first replica's share is "
+            f"{tokens:,} tokens in {count} microbatches of {width:,} positions ({tokens / (count * width):.0%} filled)"
+        )
+    ]
+
+
+def _memory(layout: Layout) -> str:
+    gpu = peak_memory(layout.world.device)
+    resident = f"{peak_resident_bytes() / 1e9:.2f} GB resident"
+    return f"{gpu / 1e9:.2f} GB of GPU memory, {resident}" if gpu else resident

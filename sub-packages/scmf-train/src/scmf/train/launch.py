@@ -1,0 +1,117 @@
+"""The ranks of one node, started by scmf-train itself. In: a number of ranks. Out: their common exit code.
+
+Under torchrun or Slurm the ranks exist already and this file is not used.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from types import FrameType
+
+PARENT = "SCMF_LAUNCHER_PID"
+_GRACE_SECONDS = 30.0
+_PR_SET_PDEATHSIG = 1
+
+
+def under_launcher() -> bool:
+    """Whether torchrun, Slurm or this file has started this process as a rank."""
+    return "RANK" in os.environ or "SLURM_STEP_NUM_TASKS" in os.environ
+
+
+def run_ranks(ranks: int, arguments: Sequence[str]) -> int:
+    """Start `scmf-train` once a rank, wait, and return the first exit code that is not 0.
+
+    When a rank fails the others are told to stop, and killed where they do not. Signals go to all ranks.
+
+    Args:
+        ranks: processes to start on this machine.
+        arguments: of the command.
+    """
+    port = _free_port()
+    processes = [_start(rank, ranks, port, arguments) for rank in range(ranks)]
+
+    def forward(number: int, frame: FrameType | None) -> None:
+        del frame
+        for process in processes:
+            process.send_signal(number)
+
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, forward)
+    return _wait(processes)
+
+
+def die_with_launcher() -> None:
+    """Have the kernel stop this rank when the process that started it is gone, even by kill -9.
+
+    Otherwise ranks of a killed run would go on writing checkpoints beside the resumed one. Linux only.
+    """
+    parent = os.environ.get(PARENT)
+    if parent is None or not sys.platform.startswith("linux"):
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != int(parent):  # gone before the call
+        sys.exit(1)
+
+
+def _start(rank: int, ranks: int, port: int, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
+    cores = len(os.sched_getaffinity(0))
+    environment = {
+        **os.environ,
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(ranks),
+        "LOCAL_WORLD_SIZE": str(ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        PARENT: str(os.getpid()),
+    }
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // ranks)))
+    # One node: gloo need not ask which address the host's name has, which fails on many laptops.
+    environment.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform.startswith("linux") else "lo0")
+    return subprocess.Popen([sys.executable, "-m", "scmf.train.cli_train", *arguments], env=environment)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait(processes: list[subprocess.Popen[bytes]]) -> int:
+    """Wait for all; stop the others when one fails."""
+    try:
+        while any(process.poll() is None for process in processes):
+            failed = [p.returncode for p in processes if p.returncode not in (None, 0)]
+            if failed:
+                _stop(processes)
+                return _exit_code(failed[0])
+            time.sleep(0.05)
+    except KeyboardInterrupt:
+        _stop(processes)
+        return 130
+    return next((_exit_code(p.returncode) for p in processes if p.returncode), 0)
+
+
+def _exit_code(returncode: int) -> int:
+    """The shell's convention: 128 + signal."""
+    return 128 - returncode if returncode < 0 else returncode
+
+
+def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
+    # A rank that waits for a failed one in a collective does not come back by itself.
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()
+    deadline = time.monotonic() + _GRACE_SECONDS
+    for process in processes:
+        try:
+            process.wait(timeout=max(0.1, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()

@@ -1,0 +1,133 @@
+"""What a run reports. In: named numbers at a step. Out: metrics.jsonl, and its mirrors.
+
+Keys are listed in docs/metrics.md. `metrics.jsonl` is the record; everything else shows the same numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+from scmf.core.errors import MachineError
+
+Numbers = Mapping[str, float | int]
+
+
+class MetricSink(Protocol):
+    """A place that metrics go to."""
+
+    def write(self, step: int, numbers: Numbers) -> None:
+        """Record numbers of one step."""
+
+    def close(self) -> None:
+        """Leave everything on disk."""
+
+
+class MetricsFile:
+    """`metrics.jsonl`: one JSON object a line, flushed line by line.
+
+    Args:
+        path: appended to.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, step: int, numbers: Numbers) -> None:
+        """Append one line. Numbers that are not finite become null, which JSON has."""
+        clean = {k: v if math.isfinite(v) else None for k, v in numbers.items()}
+        self._file.write(json.dumps({"step": step, **clean}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class TensorBoardMirror:
+    """TensorBoard event files with the numbers of metrics.jsonl.
+
+    Args:
+        folder: of the event files.
+        resumed_at: step from which on earlier events are void.
+
+    Raises:
+        MachineError: tensorboard is not installed.
+    """
+
+    def __init__(self, folder: Path, *, resumed_at: int | None) -> None:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # of protobuf, inside tensorboard
+                from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise MachineError(
+                "trainer.log.tensorboard is true, but tensorboard is not installed",
+                where="trainer.log.tensorboard",
+                fix="pip install 'scmf-train[tensorboard]', or set trainer.log.tensorboard=false",
+            ) from error
+        self._writer: Any = SummaryWriter(str(folder), purge_step=resumed_at)
+
+    def write(self, step: int, numbers: Numbers) -> None:
+        """Add one point to every curve."""
+        for key, value in numbers.items():
+            self._writer.add_scalar(key, value, step)
+
+    def close(self) -> None:
+        """Flush and close."""
+        self._writer.close()
+
+
+class Metrics:
+    """All sinks as one; on ranks other than the first it has none.
+
+    Args:
+        sinks: where numbers go.
+    """
+
+    def __init__(self, *sinks: MetricSink) -> None:
+        self._sinks = sinks
+
+    def write(self, step: int, numbers: Numbers) -> None:
+        """Record numbers of one step everywhere."""
+        for sink in self._sinks:
+            sink.write(step, numbers)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for sink in self._sinks:
+            sink.close()
+
+
+def cut_after(path: Path, step: int) -> int:
+    """Remove the lines of a .jsonl file that belong to later steps: a resumed run computes them again.
+
+    Args:
+        path: metrics.jsonl or cells.jsonl; may be absent. An unfinished last line is removed as well.
+        step: last step to keep.
+
+    Returns:
+        Number of lines removed.
+    """
+    if not path.exists():
+        return 0
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith("\n") and _step_of(line) <= step]
+    if len(kept) < len(lines):
+        aside = path.with_name(f".{path.name}")
+        aside.write_text("".join(kept), encoding="utf-8")
+        aside.replace(path)
+    return len(lines) - len(kept)
+
+
+def _step_of(line: str) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return 0  # not ours: kept

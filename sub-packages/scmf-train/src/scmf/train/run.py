@@ -1,0 +1,203 @@
+"""A run put together. In: a checked config and this rank's place. Out: a trainer, ready to fit or to be asked."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from scmf.core.config_write import to_yaml
+from scmf.core.errors import CheckpointError
+from scmf.data.masks import Corruption
+from scmf.data.store import CellStore
+from scmf.data.stream import CellStream, Replica
+from scmf.model.config import MlmTask
+from scmf.model.device import device_name
+from scmf.model.encoder import VocabularyShape
+from scmf.model.spec import choose_kernels
+from scmf.train.checkpoint import CheckpointFolder, find
+from scmf.train.config import MainConfig, with_steps
+from scmf.train.console import Console
+from scmf.train.engine import Engine
+from scmf.train.layout import Layout
+from scmf.train.metrics import Metrics, MetricsFile, MetricSink, TensorBoardMirror
+from scmf.train.run_directory import RunDirectory, start_record
+from scmf.train.trainer import Trainer
+
+ALIGN = 128
+"""Positions of a microbatch are a multiple of this: what fp8 block scaling asks for, and 128 is cheap to pad to."""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What every `auto` of the config became on this machine."""
+
+    precision: Literal["fp32", "bf16"]
+    kernels: str
+    device: str
+    ranks: int
+    replicas: int
+    max_steps: int
+
+
+def open_cells(config: MainConfig, layout: Layout) -> CellStream:
+    """This replica's cells, with the corruption that the task asks for.
+
+    Raises:
+        StoreError: the store is missing or damaged.
+        VocabularyError: no such vocabulary, or it does not fit the store.
+    """
+    task = config.model.task
+    if not isinstance(task, MlmTask):
+        raise TypeError(f"{type(task).__name__} is not a masked language model")
+    return CellStream(
+        CellStore.open(config.data.store),
+        config.data,
+        corruption=Corruption(select=task.select, mask=task.mask, random=task.random),
+        seed=config.trainer.seed,
+        replica=Replica(number=layout.replica, of=layout.replicas),
+        align=math.lcm(ALIGN, layout.model.tensor),
+    )
+
+
+def resolve(config: MainConfig, layout: Layout, max_steps: int) -> Resolved:
+    """Decide every `auto`."""
+    on_gpu = layout.world.device.type == "cuda"
+    precision = config.trainer.precision
+    return Resolved(
+        precision=("bf16" if on_gpu else "fp32") if precision == "auto" else precision,
+        kernels=choose_kernels(),
+        device=device_name(layout.world.device),
+        ranks=layout.world.size,
+        replicas=layout.replicas,
+        max_steps=max_steps,
+    )
+
+
+def build_trainer(config: MainConfig, layout: Layout) -> tuple[Trainer, Resolved]:
+    """Open the cells and build the model; nothing is written.
+
+    Raises:
+        ScmfError: any section that cannot be built here.
+    """
+    stream = open_cells(config, layout)
+    config = with_steps(config, stream.n_train)
+    resolved = resolve(config, layout, config.trainer.steps)
+    seq_length = config.data.tokenizer.seq_length
+    engine = Engine(
+        config,
+        layout=layout,
+        vocabulary=VocabularyShape(size=len(stream.vocabulary), seq_length=seq_length),
+        max_steps=resolved.max_steps,
+        precision=resolved.precision,
+    )
+    directory = RunDirectory(Path(config.trainer.result_dir))
+    files = {"config.yaml": to_yaml(config).encode()} if layout.world.is_first else {}
+    if layout.world.is_first:
+        files["vocabulary.parquet"] = _vocabulary_file(stream)
+    return Trainer(config, engine=engine, stream=stream, directory=directory, files=files), resolved
+
+
+def run(config: MainConfig, layout: Layout, *, resume: str | None) -> None:
+    """Train a config to its end, from the start or from a checkpoint.
+
+    Args:
+        config: checked, and fitting the world.
+        layout: this rank's place.
+        resume: None, "auto" or a path.
+
+    Raises:
+        ScmfError: what the user can mend.
+    """
+    directory = RunDirectory(Path(config.trainer.result_dir))
+    checkpoints = CheckpointFolder(directory.checkpoints, config.trainer.checkpoint)
+    if resume is None:
+        directory.refuse_to_overwrite()
+    start = find(resume, checkpoints) if resume else None
+    trainer, resolved = build_trainer(config, layout)
+    with ExitStack() as stack:
+        console = stack.enter_context(_open(directory, trainer, resolved))
+        if start is not None:
+            trainer.resume(start, console)
+        elif resume:
+            console.say("nothing to resume yet: this run begins at step 0")
+            trainer.begin_again()
+        else:
+            _initialise(trainer, console)
+        metrics = stack.enter_context(_metrics(directory, trainer))
+        trainer.fit(metrics, console)
+        console.say(f"done: {resolved.max_steps:,} steps, {trainer.cells_seen:,} cells; the run is in {directory.path}")
+
+
+def _open(directory: RunDirectory, trainer: Trainer, resolved: Resolved) -> Console:
+    """Write the run's records on the first rank, and say what is about to run."""
+    if not trainer.engine.layout.world.is_first:
+        return Console(None, total=resolved.max_steps)
+    facts = {"resolved": vars(resolved), "data": trainer.stream.fingerprint, **_sizes(trainer)}
+    directory.begin(to_yaml(trainer.config), start_record(**facts))
+    trainer.checkpoints.remove_unfinished()
+    console = Console(directory.log, total=resolved.max_steps)
+    for line in describe(trainer, resolved):
+        console.say(line)
+    return console
+
+
+def describe(trainer: Trainer, resolved: Resolved) -> list[str]:
+    """What is about to run, for the console."""
+    config, stream = trainer.config, trainer.stream
+    sizes = _sizes(trainer)
+    batch = config.data.global_batch_size
+    layout = trainer.engine.layout
+    return [
+        (
+            f"data   {len(stream.store):,} cells: {stream.n_train:,} train, {stream.n_validation:,} validation; "
+            f"vocabulary {stream.vocabulary.name} ({len(stream.vocabulary):,} tokens)"
+        ),
+        (
+            f"model  {sizes['parameters']:,} parameters, {resolved.precision}, {resolved.kernels} kernels on "
+            f"{resolved.device}"
+        ),
+        (
+            f"ranks  {resolved.ranks} = tensor {layout.model.tensor} x pipeline {layout.model.pipeline} x data "
+            f"{resolved.replicas}; {batch:,} cells a step, {resolved.max_steps:,} steps, "
+            f"{resolved.max_steps * batch / stream.n_train:.1f} epochs"
+        ),
+    ]
+
+
+def _sizes(trainer: Trainer) -> dict[str, Any]:
+    config, stream = trainer.config, trainer.stream
+    parameters = config.model.n_parameters(len(stream.vocabulary), config.data.tokenizer.seq_length)
+    return {"parameters": parameters, "train_cells": stream.n_train, "validation_cells": stream.n_validation}
+
+
+def _initialise(trainer: Trainer, console: Console) -> None:
+    """Weights of another run, where the config names one."""
+    source = trainer.config.model.init_from
+    if source is None:
+        return
+    folder = find(source, trainer.checkpoints)
+    if folder is None:
+        raise CheckpointError("there is no checkpoint", where=source, fix="correct model.init_from")
+    trainer.engine.load_weights(folder)
+    console.say(f"weights from {folder}")
+
+
+def _metrics(directory: RunDirectory, trainer: Trainer) -> Metrics:
+    if not trainer.engine.layout.world.is_first:
+        return Metrics()
+    sinks: list[MetricSink] = [MetricsFile(directory.metrics)]
+    if trainer.config.trainer.log.tensorboard:
+        sinks.append(TensorBoardMirror(directory.tensorboard, resumed_at=trainer.step or None))
+    return Metrics(*sinks)
+
+
+def _vocabulary_file(stream: CellStream) -> bytes:
+    """The vocabulary artefact as it is written to disk."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "vocabulary.parquet"
+        stream.vocabulary.save(path)
+        return path.read_bytes()

@@ -1,0 +1,114 @@
+"""The folder that holds all of a run, sufficient on its own.
+
+config.yaml   the configuration that ran, resolved
+run.json      versions, machine, what every `auto` became, fingerprints
+metrics.jsonl, cells.jsonl, log.txt, tensorboard/, checkpoints/
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from scmf.core.errors import ConfigError
+
+PACKAGES = ("scmf-train", "torch", "megatron-core", "transformer-engine", "numpy", "zarr", "numba")
+
+
+class RunDirectory:
+    """Paths of one run's folder.
+
+    Args:
+        path: `trainer.result_dir`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.record = path / "run.json"
+        self.metrics = path / "metrics.jsonl"
+        self.cells = path / "cells.jsonl"
+        self.log = path / "log.txt"
+        self.tensorboard = path / "tensorboard"
+        self.checkpoints = path / "checkpoints"
+
+    def refuse_to_overwrite(self) -> None:
+        """A run is never written over.
+
+        Raises:
+            ConfigError: the folder holds one.
+        """
+        if self.metrics.exists() or self.checkpoints.exists():
+            raise ConfigError(
+                "this folder already holds a run",
+                where=str(self.path),
+                fix="add --resume auto to go on with it, or name another folder: trainer.result_dir=results/NAME",
+            )
+
+    def begin(self, config_yaml: str, record: dict[str, Any]) -> None:
+        """Make the folder and write config.yaml and run.json.
+
+        A resumed run keeps the records of its earlier starts: run.json lists them all.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.config.write_text(config_yaml, encoding="utf-8")
+        starts = json.loads(self.record.read_text())["starts"] if self.record.exists() else []
+        aside = self.record.with_name(".run.json")
+        aside.write_text(json.dumps({"starts": [*starts, record]}, indent=1) + "\n", encoding="utf-8")
+        aside.replace(self.record)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide the numbers; absent packages are left out."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def describe_machine() -> dict[str, Any]:
+    """Host, system, cores and memory of this machine."""
+    import psutil
+
+    return {
+        "host": platform.node(),
+        "system": platform.platform(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_bytes": psutil.virtual_memory().total,
+    }
+
+
+def start_record(**facts: Any) -> dict[str, Any]:
+    """One start of a run, for run.json: time, command, versions, machine, git revision and `facts`."""
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": sys.argv,
+        "versions": versions(),
+        "machine": describe_machine(),
+        "git": _git_revision(),
+        **facts,
+    }
+
+
+def _git_revision() -> str | None:
+    """Revision of the code that runs, with a plus sign where files differ from it; None outside a checkout."""
+    here = Path(__file__).parent
+    try:
+        revision = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        changes = subprocess.run(["git", "status", "-s", "-uno"], cwd=here, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return revision.stdout.strip() + ("+" if changes.stdout.strip() else "")

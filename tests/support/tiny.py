@@ -1,0 +1,130 @@
+"""A tiny run of the engine on drawn tokens, for tests of layouts, packs and checkpoints, on any number of ranks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scmf.core.batch import Microbatch, StepBatch
+from scmf.model.config import EncoderConfig
+from scmf.model.encoder import VocabularyShape
+from scmf.train.config import MainConfig
+from scmf.train.engine import Engine
+from scmf.train.layout import Layout, lay_out
+from scmf.train.world import join_world
+
+VOCABULARY = VocabularyShape(size=900, seq_length=64)
+
+
+def tiny_config(**changes: Any) -> MainConfig:
+    """A valid config; `changes` are dotted keys with double underscores, such as trainer__parallel__tensor=2."""
+    values: dict[str, Any] = {
+        "data": {
+            "kind": "cells",
+            "store": "unused",
+            "tokenizer": {"kind": "rank", "vocabulary": "geneformer-v1", "seq_length": VOCABULARY.seq_length},
+            "global_batch_size": 8,
+            "microbatch_tokens": 256,
+        },
+        "model": {"kind": "encoder", "layers": 4, "hidden": 64, "ffn": 128, "heads": 4},
+        "trainer": {
+            "max_steps": 1000,
+            "optimizer": {"kind": "adamw", "lr": 3e-3},
+            "schedule": {"kind": "cosine", "warmup_steps": 3},
+            "result_dir": "unused",
+        },
+    }
+    for key, value in changes.items():
+        *path, last = key.split("__")
+        section = values
+        for name in path:
+            section = section.setdefault(name, {})
+        section[last] = value
+    return MainConfig.parse(values, source="tiny_config")
+
+
+def drawn_step(step: int, *, replica: int, replicas: int) -> StepBatch:
+    """Eight cells of learnable tokens, four a microbatch, the same whatever the number of replicas."""
+    cells = [_cell(8 * step + i) for i in range(8)]
+    own = cells[replica::replicas]
+    packs = tuple(pack(own[i : i + 4]) for i in range(0, len(own), 4))
+    return StepBatch(microbatches=packs, cells=8, cell_ids=np.arange(8 * step, 8 * step + 8))
+
+
+@dataclass
+class Cell:
+    """Tokens of one cell and its masked positions."""
+
+    number: int
+    tokens: np.ndarray[Any, Any]
+    masked: np.ndarray[Any, Any] = field(default_factory=lambda: np.zeros(0, np.int32))
+
+
+def _cell(number: int) -> Cell:
+    rng = np.random.default_rng([7, number])
+    length = int(rng.integers(20, 60))
+    tokens = (2 + (number % 5) * 100 + (rng.random(length) ** 2 * 100)).astype(np.int32)
+    masked = np.sort(rng.choice(length, max(1, length // 6), replace=False)).astype(np.int32)
+    return Cell(number, tokens, masked)
+
+
+def pack(cells: list[Cell], width: int = 256) -> Microbatch:
+    """Cells end to end, the tail as padding segments."""
+    lengths = [len(c.tokens) for c in cells]
+    starts = np.cumsum([0, *lengths])
+    used = int(starts[-1])
+    tails = [min(VOCABULARY.seq_length, width - p) for p in range(used, width, VOCABULARY.seq_length)]
+    segments = lengths + tails
+    ids = np.zeros(width, np.int32)
+    ids[:used] = np.concatenate([np.where(np.isin(np.arange(len(c.tokens)), c.masked), 1, c.tokens) for c in cells])
+    return Microbatch(
+        input_ids=ids,
+        positions=np.concatenate([np.arange(n) for n in segments]).astype(np.int32),
+        cu_seqlens=np.cumsum([0, *segments]).astype(np.int32),
+        target_positions=np.concatenate([c.masked + s for c, s in zip(cells, starts, strict=False)]).astype(np.int32),
+        targets=np.concatenate([c.tokens[c.masked] for c in cells]),
+        cell_ids=np.array([c.number for c in cells]),
+        tokens=used,
+        longest=VOCABULARY.seq_length,
+    )
+
+
+def build_engine(config: MainConfig, layout: Layout) -> Engine:
+    """The engine of a tiny run."""
+    precision = "bf16" if config.trainer.precision == "bf16" else "fp32"
+    return Engine(config, layout=layout, vocabulary=VOCABULARY, max_steps=config.trainer.steps, precision=precision)
+
+
+def train(
+    changes: dict[str, Any], steps: int, *, save: Path | None = None, load: Path | None = None, first: int = 0
+) -> list[tuple[float, float]]:
+    """Losses and gradient norms of steps [first, first + steps); optionally from and to a folder of shards."""
+    config = tiny_config(**changes)
+    with join_world() as world, lay_out(world, config.trainer.parallel) as layout:
+        engine = build_engine(config, layout)
+        if load is not None:
+            engine.load(load)
+        reports = []
+        for step in range(first, first + steps):
+            batch = drawn_step(step, replica=layout.replica, replicas=layout.replicas)
+            report = engine.train_step(batch, step=step)
+            reports.append((report.loss.mean, float("nan") if report.grad_norm is None else report.grad_norm))
+        if save is not None:
+            engine.save(save)
+        return reports
+
+
+def train_saving(changes: dict[str, Any], steps: int, save: Path, first: int = 0) -> list[tuple[float, float]]:
+    """`train` with a save, positional for `run_ranks`."""
+    return train(changes, steps, save=save, first=first)
+
+
+def train_loading(changes: dict[str, Any], steps: int, load: Path, first: int) -> list[tuple[float, float]]:
+    """`train` from a save, positional for `run_ranks`."""
+    return train(changes, steps, load=load, first=first)
+
+
+__all__ = ["EncoderConfig"]
