@@ -1,6 +1,7 @@
 """Speed of the data path on this machine, on synthetic cells. In: sizes. Out: one table a benchmark.
 
     python scripts/bench_data.py convert --cells 20000
+    python scripts/bench_data.py load --cells 20000
     python scripts/bench_data.py convert --cells 200000 --genes 36000 --work-dir /big/disk
 
 Rates are cells per CPU-second (user and system time of the process that does the work), which a busy machine
@@ -132,6 +133,17 @@ def bench_convert(options: argparse.Namespace, work: Path) -> None:
         print(f"{layout:<14}" + line.format(**measured))
 
 
+def bench_load(options: argparse.Namespace, work: Path) -> None:
+    """Convert synthetic cells once, then load them at random as masked batches, and print a table."""
+    from bench_load import measure_load
+
+    from scmf.data.cli import store_command
+
+    source = write_synthetic(work / "csr.h5ad", n_cells=options.cells, n_genes=options.genes)
+    store_command(["convert", str(source.path), "--dest", str(work / "store")])
+    measure_load(work / "store", work)
+
+
 def _as_layout(source: Path, path: Path, layout: str) -> Path:
     """The same cells in another layout, made in memory."""
     import anndata
@@ -172,7 +184,10 @@ atexit.register(report)
 {code}
 """
 
-BENCHMARKS: Final[dict[str, Callable[[argparse.Namespace, Path], None]]] = {"convert": bench_convert}
+BENCHMARKS: Final[dict[str, Callable[[argparse.Namespace, Path], None]]] = {
+    "convert": bench_convert,
+    "load": bench_load,
+}
 """Name: function of the options and an empty folder."""
 
 

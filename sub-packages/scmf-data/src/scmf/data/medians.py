@@ -119,7 +119,8 @@ def _medians(histogram: Histogram, cells: LongArray) -> npt.NDArray[np.float64]:
 def _middle_of(bins: npt.NDArray[np.intp]) -> npt.NDArray[np.float64]:
     """Value in the middle of each bin."""
     octave, step = np.divmod(bins, 1 << FRACTION_BITS)
-    return np.ldexp(1 + (step + 0.5) / (1 << FRACTION_BITS), octave + LOWEST)
+    middles: npt.NDArray[np.float64] = np.ldexp(1 + (step + 0.5) / (1 << FRACTION_BITS), octave + LOWEST)
+    return middles
 
 
 @_jit

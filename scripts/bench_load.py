@@ -1,0 +1,82 @@
+"""The loader half of bench_data.py. In: a store. Out: one table, from random cells to masked batches.
+
+Every line is one thread, warm (the file is in memory), in cells per CPU-second of that thread: what one core
+feeds. `LookAhead` multiplies it by its workers as far as the machine has cores.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from scmf.core.batch import StepBatch
+from scmf.data.config import CellsConfig
+from scmf.data.masks import Corruption
+from scmf.data.medians import write_vocabulary
+from scmf.data.rank import RankTokenizer
+from scmf.data.store import CellStore
+from scmf.data.stream import CellStream
+from scmf.data.vocabulary import load_vocabulary
+
+_SEQ_LENGTH: Final = 2048
+_LAYOUTS: Final[dict[str, dict[str, Any]]] = {
+    "packed, 64 cells a step": {"global_batch_size": 64, "microbatch_tokens": 16_384},
+    "packed, 512 cells a step": {"global_batch_size": 512, "microbatch_tokens": 16_384},
+    "padded, 64 cells to the longest": {"global_batch_size": 64, "packing": False, "micro_batch_size": 64},
+}
+
+
+def measure_load(store_path: Path, work: Path) -> None:
+    """Print what one core feeds from a store, with a vocabulary computed from it: every gene has a token.
+
+    Args:
+        store_path: folder of the store.
+        work: folder for the vocabulary.
+    """
+    store = CellStore.open(store_path)
+    values = sum(len(part.data) for part in store.parts) / len(store)
+    print(f"{len(store):,} cells, {values:,.0f} values a cell, sequences of at most {_SEQ_LENGTH:,} tokens")
+    vocabulary = work / "vocabulary.parquet"
+    begin = time.thread_time()
+    write_vocabulary(store_path, vocabulary)
+    print(f"{'load, one thread':<34}{'cells/CPU-s':>12}{'fill':>8}")
+    _line("medians (compiling included)", len(store) / (time.thread_time() - begin))
+    tokenizer = RankTokenizer(load_vocabulary(str(vocabulary)), gene_ids=store.gene_ids, seq_length=_SEQ_LENGTH)
+    cells = np.random.default_rng(0).integers(0, len(store), (200, 64))
+    _line("rank tokens, 64 random cells", 64 * _rate(lambda i: tokenizer.encode(store, cells[i]), 200))
+    for name, layout in _LAYOUTS.items():
+        stream = _stream(store_path, vocabulary, layout)
+        size = stream.config.global_batch_size
+        rate = size * _rate(lambda i, s=stream, n=size: s.step(i * n), max(4, 12_800 // size))
+        _line(name, rate, fill=_fill(stream.step(0)))
+
+
+def _stream(store: Path, vocabulary: Path, layout: dict[str, Any]) -> CellStream:
+    tokenizer = {"kind": "rank", "vocabulary": str(vocabulary), "seq_length": _SEQ_LENGTH}
+    config = CellsConfig.model_validate({"kind": "cells", "store": str(store), "tokenizer": tokenizer, **layout})
+    return CellStream(CellStore.open(store), config, corruption=Corruption(0.15, 0.8, 0.02), seed=0)
+
+
+def _rate(call: Callable[[int], object], n: int) -> float:
+    """Calls a CPU-second of this thread: the middle one of five rounds, after one to compile and warm."""
+    rounds = []
+    for _ in range(6):
+        begin = time.thread_time()
+        for i in range(n):
+            call(i)
+        rounds.append(n / (time.thread_time() - begin))
+    return float(np.median(rounds[1:]))
+
+
+def _fill(batch: StepBatch) -> float:
+    """Real tokens of all positions."""
+    positions = sum(len(microbatch.input_ids) for microbatch in batch.microbatches)
+    return sum(microbatch.tokens for microbatch in batch.microbatches) / positions
+
+
+def _line(name: str, rate: float, *, fill: float | None = None) -> None:
+    print(f"{name:<34}{rate:>12,.0f}{'' if fill is None else f'{fill:.1%}':>8}")
