@@ -23,7 +23,7 @@ def write_tables(part: Path, *, obs: pd.DataFrame, var: pd.DataFrame) -> None:
     """Write obs and var into a part whose root group exists."""
     group = zarr.open_group(part, mode="r+")
     with anndata.settings.override(auto_shard_zarr_v3=False):  # said aloud: anndata is about to change its default
-        write_elem(group, "obs", obs)
+        write_elem(group, "obs", _writable(obs))
         write_elem(group, "var", var)
 
 
@@ -69,6 +69,16 @@ def concat_column(pieces: Sequence[pd.Series]) -> pd.Series:
         parts = [_missing(len(p), dtype) if _is_missing(p) else p.astype(dtype) for p in pieces]
         return pd.concat(parts, ignore_index=True)
     return pd.Series(union_categoricals([_as_categories(p) for p in pieces], ignore_order=True))
+
+
+def _writable(obs: pd.DataFrame) -> pd.DataFrame:
+    """The table with every column of text either all strings or categorical: a bare None would become "None"."""
+    columns = {c: obs[c] for c in obs.columns}
+    for name, column in columns.items():
+        text = column.dtype == object or isinstance(column.dtype, pd.StringDtype)
+        if text and not all(isinstance(value, str) for value in column):
+            columns[name] = pd.Series(_as_categories(column), index=obs.index)
+    return pd.DataFrame(columns, index=pd.Index(obs.index, dtype=object))
 
 
 def _obs_group(part: Path) -> zarr.Group:

@@ -1,0 +1,27 @@
+"""Fixtures that several packages' tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from scmf.data.ingest.convert import convert
+from scmf.data.ingest.plan import ConvertOptions
+from scmf.data.store import CellStore
+
+DEMO = Path(__file__).parents[1] / "data" / "mix3cl_celseq2_dropseq_counts.h5ad"
+
+
+@pytest.fixture(scope="session")
+def demo_h5ad() -> Path:
+    """The real counts file that the repository ships: 210 cells, raw counts, Ensembl ids."""
+    return DEMO
+
+
+@pytest.fixture(scope="session")
+def demo_store(tmp_path_factory) -> CellStore:
+    """That file as a store of five parts, converted once a session. Read only: copy it before damaging it."""
+    dest = tmp_path_factory.mktemp("demo") / "store"
+    convert([DEMO], dest, ConvertOptions(cells_per_part=50), log=lambda _: None)
+    return CellStore.open(dest)
