@@ -31,3 +31,9 @@ format: setup
 
 test: setup
 	$(BIN)/python -m pytest $(TESTS)
+
+recipes: setup
+	$(BIN)/python scripts/write_recipes.py
+
+clean:
+	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -92,6 +93,24 @@ class DataConfig(Variant):
     """Threads a rank that prepare batches ahead of the step; 0 prepares them in the step itself."""
     prefetch_steps: Annotated[int, Field(ge=1, le=1024)] = 4
     """Steps prepared ahead, by each rank."""
+
+    def open(self, **place: Any) -> Any:
+        """The step batches that this section describes; a class of your own may answer with its own.
+
+        Args:
+            place: `corruption`, `seed`, `replica` and `align`, as scmf.data.stream.CellStream takes them.
+
+        Returns:
+            A CellStream, or what has its methods.
+
+        Raises:
+            StoreError: the store is missing or damaged.
+            VocabularyError: no such vocabulary, or it knows no gene of the store.
+        """
+        # By name: scmf-recipe imports this module, and must not wait for zarr and numba.
+        stream = importlib.import_module("scmf.data.stream")
+        store = importlib.import_module("scmf.data.store")
+        return stream.CellStream(store.CellStore.open(self.store), self, **place)
 
     def faults(self) -> Iterator[Fault]:
         """One way to make microbatches, and a longest cell that fits into one."""

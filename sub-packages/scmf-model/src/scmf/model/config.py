@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -70,6 +72,18 @@ class ModelConfig(Variant):
                 f"use a number that divides it, at most this: {largest_divisor(self.hidden, self.heads)}",
             )
 
+    @abstractmethod
+    def build(self, **place: Any) -> Any:
+        """This rank's stage of the model, with its initial weights, on the CPU.
+
+        Args:
+            place: `vocabulary`, `groups`, `layout`, `precision` and `seed`, as
+                scmf.model.encoder.build_encoder takes them.
+
+        Returns:
+            A Megatron LanguageModule whose forward takes a scmf.model.pack.Pack.
+        """
+
     def padded_vocabulary_size(self, vocabulary_size: int) -> int:
         """Rows of the embedding: the vocabulary rounded up to a multiple of `pad_vocabulary_to`."""
         return -(-vocabulary_size // self.pad_vocabulary_to) * self.pad_vocabulary_to
@@ -88,6 +102,11 @@ class EncoderConfig(ModelConfig, kind="encoder"):
     """Added to the variance in every LayerNorm. Source: BERT, Geneformer."""
     init_std: Annotated[float, Field(gt=0.0, le=1.0)] = 0.02
     """Standard deviation of the initial weights; projections back to the residual stream take std / sqrt(2 layers)."""
+
+    def build(self, **place: Any) -> Any:
+        """This rank's stage of the model: scmf.model.encoder.build_encoder with these sizes."""
+        # By name: scmf-recipe imports this module, and must not wait for torch and Megatron.
+        return importlib.import_module("scmf.model.encoder").build_encoder(self, **place)
 
     def n_parameters(self, vocabulary_size: int, seq_length: int) -> int:
         """Trained numbers of the whole model, counted by formula.

@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from scmf.model.config import EncoderConfig
@@ -152,8 +151,3 @@ def build_encoder(
     for parameter in encoder.parameters():
         set_defaults_if_not_set_tensor_model_parallel_attributes(parameter)
     return encoder
-
-
-def count_parameters(encoder: torch.nn.Module) -> int:
-    """Parameters of this rank's part, a tied matrix counted once."""
-    return sum(p.numel() for p in encoder.parameters())

@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+import torch.distributed as dist
+
 from scmf.core.batch import StepBatch
 from scmf.core.errors import TrainingError
-from scmf.model.encoder import Encoder, VocabularyShape, build_encoder
+from scmf.model.encoder import Encoder, VocabularyShape
 from scmf.model.megatron import (
     DistributedDataParallel,
     DistributedDataParallelConfig,
@@ -65,8 +68,7 @@ class Engine:
         self.layout = layout
         self.max_steps = max_steps
         self.settings = trainer
-        self.encoder: Encoder = build_encoder(
-            config.model,
+        self.encoder: Encoder = config.model.build(
             vocabulary=vocabulary,
             groups=layout.groups,
             layout=layout.model,
@@ -79,6 +81,8 @@ class Engine:
         )
         self.encoder.config.grad_scale_func = self.optimizer.scale_loss
         self.passes = Passes(self.model, layout)
+        self.n_parameters = _count_parameters(self.encoder, layout)
+        """Trained numbers of the whole model, a tied matrix counted once."""
         self._bad_steps = 0
 
     def train_step(self, batch: StepBatch, *, step: int) -> StepReport:
@@ -134,3 +138,16 @@ def _wrap(encoder: Encoder, groups: Any) -> Any:
     settings = DistributedDataParallelConfig(grad_reduce_in_fp32=True, use_distributed_optimizer=False)
     encoder.config.finalize_model_grads_func = finalize_model_grads
     return DistributedDataParallel(encoder.config, settings, encoder, pg_collection=groups)
+
+
+def _count_parameters(encoder: Encoder, layout: Layout) -> int:
+    """Sum over the ranks of one copy of the model: split tensors wholly, replicated and shared ones once."""
+    own = 0
+    for name, parameter in encoder.named_parameters():
+        split = getattr(parameter, "tensor_model_parallel", False)
+        copy_of_embedding = name == "output_layer.weight"
+        if not copy_of_embedding and (split or layout.groups.tp.rank() == 0):
+            own += parameter.numel()
+    total = torch.tensor(own, device=layout.world.device)
+    dist.all_reduce(total, group=layout.groups.mp)
+    return int(total)

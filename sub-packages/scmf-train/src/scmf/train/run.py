@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from scmf.core.config import require
 from scmf.core.config_write import to_yaml
 from scmf.core.errors import CheckpointError
 from scmf.data.masks import Corruption
-from scmf.data.store import CellStore
 from scmf.data.stream import CellStream, Replica
 from scmf.model.config import MlmTask
 from scmf.model.device import device_name
@@ -50,17 +50,14 @@ def open_cells(config: MainConfig, layout: Layout) -> CellStream:
         StoreError: the store is missing or damaged.
         VocabularyError: no such vocabulary, or it does not fit the store.
     """
-    task = config.model.task
-    if not isinstance(task, MlmTask):
-        raise TypeError(f"{type(task).__name__} is not a masked language model")
-    return CellStream(
-        CellStore.open(config.data.store),
-        config.data,
+    task = require(config.model.task, MlmTask, key="model.task")
+    stream: CellStream = config.data.open(
         corruption=Corruption(select=task.select, mask=task.mask, random=task.random),
         seed=config.trainer.seed,
         replica=Replica(number=layout.replica, of=layout.replicas),
         align=math.lcm(ALIGN, layout.model.tensor),
     )
+    return stream
 
 
 def resolve(config: MainConfig, layout: Layout, max_steps: int) -> Resolved:
@@ -169,9 +166,11 @@ def describe(trainer: Trainer, resolved: Resolved) -> list[str]:
 
 
 def _sizes(trainer: Trainer) -> dict[str, Any]:
-    config, stream = trainer.config, trainer.stream
-    parameters = config.model.n_parameters(len(stream.vocabulary), config.data.tokenizer.seq_length)
-    return {"parameters": parameters, "train_cells": stream.n_train, "validation_cells": stream.n_validation}
+    return {
+        "parameters": trainer.engine.n_parameters,
+        "train_cells": trainer.stream.n_train,
+        "validation_cells": trainer.stream.n_validation,
+    }
 
 
 def _initialise(trainer: Trainer, console: Console) -> None:

@@ -16,7 +16,8 @@ def learning_rate(config: ScheduleConfig, *, peak: float, step: int, max_steps: 
         step: from 0.
         max_steps: of the whole run.
 
-    Source: NeMo's CosineAnnealing (warm-up, cosine, `constant_steps` at the floor).
+    Source: NeMo's CosineAnnealing (warm-up, cosine, `constant_steps` at the floor); linear: BioNeMo's
+    WarmupAnnealDecayHold.
     """
     if step < config.warmup_steps:
         return peak * (step + 1) / (config.warmup_steps + 1)
@@ -24,4 +25,6 @@ def learning_rate(config: ScheduleConfig, *, peak: float, step: int, max_steps: 
         return peak
     decay_steps = max_steps - config.hold_steps - config.warmup_steps
     done = min(1.0, (step - config.warmup_steps) / max(1, decay_steps))
+    if config.kind == "linear":
+        return peak + (config.min_lr - peak) * done
     return config.min_lr + 0.5 * (peak - config.min_lr) * (1.0 + math.cos(math.pi * done))
