@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scmf.core.batch import Microbatch
-from scmf.data.masks import Corruption, choose_targets, corrupt, seed_of, word_of
+from scmf.data.masks import Corruption, choose_targets, corrupt, seeds_of, word_of
 from scmf.data.packing import Layout
 from scmf.data.rank import Tokens
 from scmf.data.vocabulary import Vocabulary
@@ -52,30 +52,59 @@ class Collator:
         places: tuple[LongArray, LongArray],
     ) -> Microbatch:
         vocabulary, corruption = self.vocabulary, self.corruption
-        cell_ids, keys = cells
-        members, starts = places
-        input_ids = np.full(n_positions, vocabulary.pad, np.int32)
-        positions = np.empty(n_positions, np.int32)
-        lengths = tokens.offsets[members + 1] - tokens.offsets[members]
-        cu_seqlens = lay_segments(lengths, starts, n_positions, self.seq_length, positions)
-        targets, target_positions = lay_cells(
+        n_genes = len(vocabulary.gene_ids)
+        input_ids, positions, cu_seqlens, target_positions, targets, cell_ids = lay_microbatch(
             (tokens.ids, tokens.offsets),
-            (members, starts, cell_ids[members], keys[members]),
-            (vocabulary.first_gene, len(vocabulary.gene_ids)),
-            (vocabulary.mask, corruption.mask, corruption.random),
-            corruption.threshold,
-            input_ids,
+            cells,
+            places,
+            (n_positions, self.seq_length),
+            (vocabulary.pad, vocabulary.mask, vocabulary.first_gene, n_genes),
+            (corruption.threshold, corruption.mask, corruption.random),
         )
+        members, _ = places
         return Microbatch(
             input_ids=input_ids,
             positions=positions,
             cu_seqlens=cu_seqlens,
             target_positions=target_positions,
             targets=targets,
-            cell_ids=cell_ids[members],
-            tokens=int(lengths.sum()),
+            cell_ids=cell_ids,
+            tokens=int((tokens.offsets[members + 1] - tokens.offsets[members]).sum()),
             longest=int(np.diff(cu_seqlens).max()),
         )
+
+
+@_jit
+def lay_microbatch(
+    tokens: tuple[IntArray, LongArray],
+    cells: tuple[LongArray, KeyArray],
+    places: tuple[LongArray, LongArray],
+    shape: tuple[int, int],
+    vocabulary: tuple[int, int, int, int],
+    corruption: tuple[np.uint64, float, float],
+) -> tuple[IntArray, IntArray, IntArray, IntArray, IntArray, LongArray]:
+    """Make the arrays of one microbatch.
+
+    Args:
+        tokens: ids, flat int32; offsets (k + 1,) int64.
+        cells: id and key of each cell in `tokens`, (k,) each.
+        places: number in `tokens` and first position of each cell of the microbatch, (C,) int64 each.
+        shape: T and the longest segment.
+        vocabulary: id of <pad>, id of <mask>, first gene token, number of gene tokens.
+        corruption: threshold of the choice, probability of <mask>, probability of a random gene.
+
+    Returns:
+        input_ids, positions, cu_seqlens, target_positions, targets, cell_ids as in `Microbatch`.
+    """
+    _, offsets = tokens
+    members, starts = places
+    lengths = offsets[members + 1] - offsets[members]
+    cell_ids, keys = cells[0][members], cells[1][members]
+    input_ids = np.full(shape[0], vocabulary[0], np.int32)
+    positions = np.empty(shape[0], np.int32)
+    cu_seqlens = lay_segments(lengths, starts, shape[0], shape[1], positions)
+    targets, target_positions = lay_cells(tokens, (members, starts, cell_ids, keys), vocabulary, corruption, input_ids)
+    return input_ids, positions, cu_seqlens, target_positions, targets, cell_ids
 
 
 @_jit
@@ -118,9 +147,8 @@ def lay_segments(
 def lay_cells(
     tokens: tuple[IntArray, LongArray],
     cells: tuple[LongArray, LongArray, LongArray, KeyArray],
-    genes: tuple[int, int],
-    mask: tuple[int, float, float],
-    threshold: np.uint64,
+    vocabulary: tuple[int, int, int, int],
+    corruption: tuple[np.uint64, float, float],
     input_ids: IntArray,
 ) -> tuple[IntArray, IntArray]:
     """Copy cells to their places and corrupt them there.
@@ -128,9 +156,8 @@ def lay_cells(
     Args:
         tokens: ids, flat int32; offsets (k + 1,) int64.
         cells: number in `tokens`, first position, cell id and key of each cell, (C,) each.
-        genes: first gene token and number of gene tokens.
-        mask: id of <mask>, probability of <mask>, probability of a random gene.
-        threshold: highest word that chooses a target.
+        vocabulary: id of <pad>, id of <mask>, first gene token, number of gene tokens.
+        corruption: threshold of the choice, probability of <mask>, probability of a random gene.
         input_ids: (T,) int32, written where cells lie.
 
     Returns:
@@ -138,19 +165,20 @@ def lay_cells(
     """
     ids, offsets = tokens
     members, starts, cell_ids, keys = cells
+    _, mask, first_gene, n_genes = vocabulary
     targets = np.empty(len(input_ids), np.int32)
     target_positions = np.empty(len(input_ids), np.int32)
-    chosen = np.empty(len(input_ids), np.int64)
+    chosen = np.empty(len(input_ids) + 1, np.int32)
     n = 0
     for i in range(len(members)):
         cell = ids[offsets[members[i]] : offsets[members[i] + 1]]
         place = input_ids[starts[i] : starts[i] + len(cell)]
         place[:] = cell
-        seed = seed_of(keys[i], cell_ids[i])
-        n_chosen = choose_targets(cell, genes[0], seed, threshold, chosen)
-        for j in chosen[:n_chosen]:
+        choose, change = seeds_of(keys[i], cell_ids[i])
+        for j in chosen[: choose_targets(cell, first_gene, choose, corruption[0], chosen)]:
             targets[n] = cell[j]
             target_positions[n] = starts[i] + j
-            place[j] = corrupt(cell[j], word_of(seed, j), genes, mask)
+            word = word_of(change, j)
+            place[j] = corrupt(cell[j], word, (first_gene, n_genes), (mask, corruption[1], corruption[2]))
             n += 1
     return targets[:n].copy(), target_positions[:n].copy()

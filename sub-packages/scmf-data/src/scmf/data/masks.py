@@ -20,6 +20,8 @@ LongArray = npt.NDArray[np.int64]
 
 UNIT = 1.0 / (1 << 53)
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+SECOND = np.uint64(0xA0761D6478BD642F)
+LOW = np.uint64(0xFFFFFFFF)
 
 _jit = numba.njit(nogil=True, cache=True, error_model="numpy")
 
@@ -50,15 +52,15 @@ class Corruption:
 
     @property
     def threshold(self) -> np.uint64:
-        """Highest 64-bit word that chooses a position."""
-        return np.uint64(min(int(self.select * 2.0**64), 2**64 - 1))
+        """What 32 random bits are below with the probability `select`."""
+        return np.uint64(round(self.select * 2.0**32))
 
 
 @_jit
-def seed_of(key: np.uint64, cell_id: int) -> np.uint64:
-    """Where a cell's random words begin."""
+def seeds_of(key: np.uint64, cell_id: int) -> tuple[np.uint64, np.uint64]:
+    """Where a cell's random words begin: those that choose, and those that corrupt."""
     seed: np.uint64 = mix(key ^ mix(np.uint64(cell_id) + GOLDEN))
-    return seed
+    return seed, mix(seed ^ SECOND)
 
 
 @_jit
@@ -69,35 +71,55 @@ def word_of(seed: np.uint64, position: int) -> np.uint64:
 
 
 @_jit
-def choose_targets(
-    ids: IntArray, first_gene: int, seed: np.uint64, threshold: np.uint64, chosen: LongArray
-) -> np.int64:
+def choose_targets(ids: IntArray, first_gene: int, seed: np.uint64, threshold: np.uint64, chosen: IntArray) -> np.int64:
     """Choose a cell's targets.
+
+    A position is chosen where its 32 bits are below the threshold. Two neighbours share one 64-bit word: half
+    the work, and the halves of a scattered word know nothing of each other.
 
     Args:
         ids: (length,) int32 tokens of the cell.
         first_gene: ids below are special and never chosen.
         seed: of the cell.
-        threshold: a gene is chosen where its word is not above it.
-        chosen: (length,) int64, written: positions chosen, rising.
+        threshold: 2**32 times the probability.
+        chosen: (length + 1,) int32 or longer, written: positions chosen, rising.
 
     Returns:
         How many; at least one where there is a gene.
     """
     n = np.uint64(0)
-    for position in range(len(ids)):
+    for pair in range(len(ids) // 2):
         # No branch: one position in seven is chosen, which no processor can foresee.
-        chosen[n] = position
-        n += np.uint64((word_of(seed, position) <= threshold) & (ids[position] >= first_gene))
-    if n > 0:
-        return np.int64(n)
-    # Rare. The gene with the lowest word would have been the first to be chosen at a higher share.
-    lowest = -1
+        word = word_of(seed, pair)
+        chosen[n] = 2 * pair
+        n += np.uint64((word & LOW < threshold) & (ids[2 * pair] >= first_gene))
+        chosen[n] = 2 * pair + 1
+        n += np.uint64((word >> np.uint64(32) < threshold) & (ids[2 * pair + 1] >= first_gene))
+    if len(ids) % 2:
+        last = len(ids) - 1
+        chosen[n] = last
+        n += np.uint64((_bits_of(seed, last) < threshold) & (ids[last] >= first_gene))
+    if n == 0:
+        chosen[0] = _lowest(ids, first_gene, seed)
+        return np.int64(chosen[0] >= 0)
+    return np.int64(n)
+
+
+@_jit
+def _bits_of(seed: np.uint64, position: int) -> np.uint64:
+    """The 32 bits that decide whether a position is chosen."""
+    bits: np.uint64 = (word_of(seed, position // 2) >> np.uint64(32 * (position % 2))) & LOW
+    return bits
+
+
+@_jit
+def _lowest(ids: IntArray, first_gene: int, seed: np.uint64) -> np.int64:
+    """The gene that a higher probability would have chosen first, or -1 where there is none."""
+    lowest = np.int64(-1)
     for position in range(len(ids)):
-        if ids[position] >= first_gene and (lowest < 0 or word_of(seed, position) < word_of(seed, lowest)):
-            lowest = position
-    chosen[0] = lowest
-    return np.int64(lowest >= 0)
+        if ids[position] >= first_gene and (lowest < 0 or _bits_of(seed, position) < _bits_of(seed, lowest)):
+            lowest = np.int64(position)
+    return lowest
 
 
 @_jit
@@ -106,11 +128,10 @@ def corrupt(token: int, word: np.uint64, genes: tuple[int, int], mask: tuple[int
 
     Args:
         token: the original.
-        word: of its position; scattered again, because the choice has used it.
+        word: `word_of` its position in the cell's second seed.
         genes: first gene token and number of gene tokens.
         mask: id of <mask>, probability of <mask>, probability of a random gene.
     """
-    word = mix(word ^ np.uint64(0xA0761D6478BD642F))
     draw = float(word >> np.uint64(11)) * UNIT
     if draw < mask[1]:
         return np.int64(mask[0])
