@@ -14,7 +14,7 @@ import pandas as pd
 
 from scmf.core.errors import InputError, StoreError
 from scmf.data.ingest.blocks import RawBlock, iter_blocks
-from scmf.data.ingest.counts import FAULTS, look
+from scmf.data.ingest.counts import FAULTS, elements_with_counts
 from scmf.data.ingest.filler import Fault, PartFiller, Tally
 from scmf.data.ingest.genes import column_numbers
 from scmf.data.ingest.h5ad import H5adFile
@@ -143,7 +143,7 @@ class _Source:
     def _refusal(self, file: H5adFile, block: RawBlock, fault: Fault) -> InputError:
         number, name = FAULTS[fault.kind]
         element = self.source.element
-        others = [e for e, m in file.matrices().items() if e != element and not look(m).fault]
+        others = elements_with_counts(file, but=element)
         return refuse(
             number,
             f"{element} holds {name}: {', '.join(self._offenders(file, block, fault))}",

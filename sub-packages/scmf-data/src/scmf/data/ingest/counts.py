@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from scmf.data.ingest import kernels
 from scmf.data.ingest.blocks import value_type
-from scmf.data.ingest.h5ad import Matrix, reading
+from scmf.data.ingest.h5ad import H5adFile, Matrix, reading
 from scmf.data.ingest.refusals import refuse
 
 Array = npt.NDArray[Any]
@@ -50,60 +50,66 @@ class Choice:
     reason: str
 
 
-def look(matrix: Matrix) -> Verdict:
+def look(file: H5adFile, matrix: Matrix) -> Verdict:
     """Judge a matrix by a few windows of its values."""
-    values = _look_at(matrix)
-    bad = int(kernels.first_fault(values))
-    if bad >= 0:
-        fault = int(kernels.fault_of(np.float64(values[bad])))
-        return Verdict(fault, f"{FAULTS[fault][1]}, such as {values[bad]:.6g}")
-    known = values[values != 0]
+    windows = _windows(matrix)
+    for first, values in windows:
+        bad = int(kernels.first_fault(values))
+        if bad >= 0:
+            fault = int(kernels.fault_of(np.float64(values[bad])))
+            place = file.place(matrix, first + bad)
+            return Verdict(fault, f"{FAULTS[fault][1]}, such as {values[bad]:.6g} ({place})")
+    n_values = sum(values.size for _, values in windows)
+    known = np.concatenate([values[values != 0] for _, values in windows])
     if not known.size:
-        return Verdict(0, f"only zeros in {values.size:,} values looked at")
-    return Verdict(0, f"integers {known.min():.0f} to {known.max():.0f} in {values.size:,} values looked at")
+        return Verdict(0, f"only zeros in {n_values:,} values looked at")
+    return Verdict(0, f"integers {known.min():.0f} to {known.max():.0f} in {n_values:,} values looked at")
 
 
-def choose_counts(matrices: dict[str, Matrix], *, wish: str, command: str) -> Choice:
+def choose_counts(file: H5adFile, *, wish: str, command: str) -> Choice:
     """Find the raw counts.
 
     Args:
-        matrices: of one file, by element, in the order of preference.
+        file: its matrices are tried in the order X, raw.X, layers.
         wish: `auto`, or the element that the user names.
         command: the conversion as a command, for messages: `scmf-store convert SRC --dest DIR`.
 
     Raises:
         InputError: D005 to D009, D014.
     """
+    matrices = file.matrices()
     if wish != "auto":
-        return _named(matrices, wish, command)
+        return _named(file, matrices, wish, command)
     verdicts: dict[str, Verdict] = {}
     for element, matrix in matrices.items():
-        verdicts[element] = look(matrix)
+        verdicts[element] = look(file, matrix)
         if not verdicts[element].fault:
             return Choice(matrix, _reason(verdicts))
-    where = next(iter(matrices.values())).node.file.filename
-    if len(verdicts) == 1:
-        (element, verdict) = next(iter(verdicts.items()))
-        number = FAULTS[verdict.fault][0]
-        raise refuse(
-            number,
-            f"{element} holds {verdict.text}; there is no other element",
-            where=f"{where}: {element}",
-            fix="get the file with raw counts from its origin; there is nothing else in this one",
-        )
-    found = "; ".join(f"{element}: {v.text}" for element, v in verdicts.items())
-    raise refuse("D009", f"no element holds raw counts ({found})", where=where)
+    if len(verdicts) > 1:
+        found = "; ".join(f"{element}: {v.text}" for element, v in verdicts.items())
+        raise refuse("D009", f"no element holds raw counts ({found})", where=str(file.path))
+    (element, verdict) = next(iter(verdicts.items()))
+    raise refuse(
+        FAULTS[verdict.fault][0],
+        f"{element} holds {verdict.text}; there is no other element",
+        where=f"{file.path}: {element}",
+        fix="get the file with raw counts from its origin; there is nothing else in this one",
+    )
 
 
-def _named(matrices: dict[str, Matrix], wish: str, command: str) -> Choice:
-    where = next(iter(matrices.values())).node.file.filename
+def elements_with_counts(file: H5adFile, *, but: str) -> list[str]:
+    """Other elements of the file that look like raw counts."""
+    return [e for e, matrix in file.matrices().items() if e != but and not look(file, matrix).fault]
+
+
+def _named(file: H5adFile, matrices: dict[str, Matrix], wish: str, command: str) -> Choice:
     if wish not in matrices:
-        raise refuse("D005", f"the file has no {wish}; it has {', '.join(matrices)}", where=where)
-    verdict = look(matrices[wish])
+        raise refuse("D005", f"the file has no {wish}; it has {', '.join(matrices)}", where=str(file.path))
+    verdict = look(file, matrices[wish])
     if verdict.fault:
-        others = [e for e, m in matrices.items() if e != wish and not look(m).fault]
+        others = elements_with_counts(file, but=wish)
         fix = f"{command} --counts {others[0]}" if others else None
-        raise refuse(FAULTS[verdict.fault][0], f"{wish} holds {verdict.text}", where=f"{where}: {wish}", fix=fix)
+        raise refuse(FAULTS[verdict.fault][0], f"{wish} holds {verdict.text}", where=f"{file.path}: {wish}", fix=fix)
     return Choice(matrices[wish], f"named by --counts; {verdict.text}")
 
 
@@ -113,12 +119,12 @@ def _reason(verdicts: dict[str, Verdict]) -> str:
     return "; ".join([chosen.text, *(f"{element} has {v.text}" for element, v in passed_over)])
 
 
-def _look_at(matrix: Matrix) -> Array:
-    """Values of a few windows, spread over the matrix, as one array."""
+def _windows(matrix: Matrix) -> list[tuple[int, Array]]:
+    """Flat position and values of a few windows, spread over the matrix."""
     node = matrix.values
     width = matrix.n_genes if node.ndim == 2 else 1
     rows = max(1, _WINDOW_VALUES // max(1, width))
     starts = np.unique(np.linspace(0, max(0, node.shape[0] - rows), _WINDOWS).astype(np.int64))
+    dtype = value_type(node.dtype)
     with reading(node.file.filename, matrix.element):
-        windows = [np.ravel(node[s : s + rows]) for s in starts]
-    return np.concatenate([np.empty(0, value_type(node.dtype)), *windows], dtype=value_type(node.dtype))
+        return [(int(s) * width, np.ravel(node[s : s + rows]).astype(dtype)) for s in starts]

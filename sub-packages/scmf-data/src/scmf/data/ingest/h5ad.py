@@ -6,6 +6,7 @@ raw was two elements at the root.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,6 +79,12 @@ class H5adFile:
             return self._table("var")
         return self._table("raw/var" if "raw/var" in self._file else "raw.var")
 
+    def place(self, matrix: Matrix, position: int) -> str:
+        """Cell and gene of one stored value, by name: `cell AAACCTG, gene ENSG00000141510`."""
+        with reading(self.path, matrix.element):
+            cell, gene = _locate(matrix, position)
+            return f"cell {_name(self.obs(), cell)}, gene {_name(self.var(matrix.element), gene)}"
+
     def _table(self, name: str) -> Table:
         node = self._file.get(name)
         if node is None:
@@ -144,6 +151,21 @@ def _check_sparse(node: Any, n_starts: int, where: str) -> None:
     if n_values != n_indices or node["indptr"].shape[0] != n_starts:
         what = f"{n_values:,} values, {n_indices:,} indices and {node['indptr'].shape[0]:,} starts do not fit together"
         raise refuse("D015", what, where=where)
+
+
+def _locate(matrix: Matrix, position: int) -> tuple[int, int]:
+    """Cell and gene number of the value at a flat position of the matrix's values."""
+    if matrix.layout == "dense":
+        return divmod(position, matrix.n_genes)
+    starts = matrix.node["indptr"]
+    # Searched in the file: a million cells' starts need not be read for one message.
+    outer = bisect_right(range(starts.shape[0]), position, key=lambda k: int(starts[k])) - 1
+    inner = int(matrix.node["indices"][position])
+    return (outer, inner) if matrix.layout == "csr" else (inner, outer)
+
+
+def _name(table: Table, row: int) -> str:
+    return str(table.index(row, row + 1)[0]) if 0 <= row < len(table) else f"number {row}"
 
 
 def _text(value: Any) -> str:

@@ -103,7 +103,7 @@ def check_tables(file: H5adFile, matrix: Matrix) -> None:
 
 
 def _plan_source(file: H5adFile, name: str, options: ConvertOptions, command: str) -> SourcePlan:
-    choice = choose_counts(file.matrices(), wish=options.counts, command=command)
+    choice = choose_counts(file, wish=options.counts, command=command)
     matrix = choice.matrix
     check_tables(file, matrix)
     genes = find_genes(file.var(matrix.element), options.genes, where=f"{file.path}: var of {matrix.element}")
