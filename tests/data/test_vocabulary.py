@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from scmf.core.errors import VocabularyError
+from scmf.data.config import SHIPPED_VOCABULARIES
 from scmf.data.vocabulary import (
     BARE_SPECIALS,
     FRAMED_SPECIALS,
@@ -47,6 +48,10 @@ def test_the_shipped_vocabularies_have_the_published_size(name, size):
     assert vocabulary.name == name
     assert (vocabulary.pad, vocabulary.mask) == (0, 1)
     assert vocabulary.framed == (vocabulary.cls == 2) == (vocabulary.eos == 3) == (name == "geneformer-v2")
+
+
+def test_the_config_knows_the_sizes_of_what_is_shipped():
+    assert {name: len(load_vocabulary(name)) for name in shipped_vocabularies()} == SHIPPED_VOCABULARIES
 
 
 @needs_data
