@@ -84,9 +84,9 @@ def _cells(batches):
                 targets = dict(
                     zip((micro.target_positions[here] - start).tolist(), micro.targets[here].tolist(), strict=True)
                 )
-                assert int(cell) not in found
-                found[int(cell)] = (micro.input_ids[start:end].tolist(), targets)
-    return found
+                found.setdefault(int(cell), []).append((micro.input_ids[start:end].tolist(), targets))
+    # A step that reaches into the next epoch may have a cell twice.
+    return {cell: sorted(copies, key=str) for cell, copies in found.items()}
 
 
 def _assert_equal(a, b):
@@ -131,7 +131,7 @@ def test_real_tokens_appear_once_and_are_those_of_the_tokenizer(store, layout):
     for i, cell in enumerate(batch.cell_ids.tolist()):
         if cell in EMPTY:
             continue
-        seen, targets = cells[cell]
+        [(seen, targets)] = cells[cell]
         restored = [targets.get(j, token) for j, token in enumerate(seen)]
         assert restored == tokens.of(i).tolist()
 
@@ -141,7 +141,7 @@ def test_real_tokens_appear_once_and_are_those_of_the_tokenizer(store, layout):
 def test_the_cells_tokens_and_masks_of_a_step_do_not_depend_on_the_number_of_replicas(store, layout, n_replicas):
     alone = _stream(store, **layout)
     replicas = [_stream(store, replica=Replica(r, n_replicas), **layout) for r in range(n_replicas)]
-    for cells_seen in (0, 96, 100_000):
+    for cells_seen in (0, 224, 100_000):  # an epoch has 248 cells: the step at 224 straddles two
         batches = [stream.step(cells_seen) for stream in replicas]
         whole = alone.step(cells_seen)
         assert all(np.array_equal(batch.cell_ids, whole.cell_ids) for batch in batches)
@@ -202,7 +202,7 @@ def test_masks_change_with_the_epoch_and_with_the_seed(store):
     for cells in (later, other):
         both = first.keys() & cells.keys()
         assert len(both) > 100
-        assert sum(first[c][1].keys() == cells[c][1].keys() for c in both) < len(both) / 4
+        assert sum(first[c][0][1].keys() == cells[c][0][1].keys() for c in both) < len(both) / 4
 
 
 def test_validation_is_the_same_cells_and_masks_every_time_and_no_cell_twice(store):

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from scmf.core.errors import StoreError, VocabularyError
+from scmf.core.errors import VocabularyError
+from scmf.data.part_table import find_values
 from scmf.data.rank_kernel import DIGITS, close_gaps, encode_cells
-from scmf.data.store import CellStore, Part, damaged
+from scmf.data.store import CellStore
 from scmf.data.vocabulary import Vocabulary
 
 IntArray = npt.NDArray[np.int32]
@@ -92,22 +93,21 @@ class RankTokenizer:
             StoreError: an array of the store points outside itself.
         """
         frame = self.vocabulary.frame
-        pieces = _spans(store, cell_ids)
-        stored = np.zeros(len(cell_ids), np.int64)
-        for piece in pieces:
-            stored[piece.here] = piece.lengths
+        stored, pieces = find_values(store, cell_ids)
         starts = np.zeros(len(cell_ids) + 1, np.int64)
         np.cumsum(np.minimum(stored, self._limit) + frame, out=starts[1:])
         ids = np.empty(int(starts[-1]), np.int32)
         lengths = np.zeros(len(cell_ids), np.int64)
         scratch = self._scratch(int(stored.max(initial=0)))
         for piece in pieces:
+            # One place later where <cls> comes first.
             first = starts[:-1][piece.here] + (frame > 0)
             found = np.zeros(len(first), np.int64)
-            spans = (piece.starts, piece.lengths)
-            bad = encode_cells(piece.values, spans, self._genes, scratch, (ids, first, found), self._limit)
+            spans = (*piece.addresses, piece.lengths)
+            bad = encode_cells(piece.like, spans, self._genes, scratch, (ids, first, found), self._limit)
             if bad >= 0:
-                raise _outside(piece.part, bad)
+                store.fetch(cell_ids[piece.here][bad : bad + 1])  # names the part's damaged array
+                raise self._other_genes(store)
             lengths[piece.here] = found
         ends = (self.vocabulary.cls, self.vocabulary.eos) if frame else (-1, -1)
         offsets = close_gaps(ids, starts, lengths, ends)
@@ -118,6 +118,13 @@ class RankTokenizer:
         stored = store.lengths(cell_ids)
         return np.where(stored > 0, np.minimum(stored, self._limit) + self.vocabulary.frame, 0)
 
+    def _other_genes(self, store: CellStore) -> VocabularyError:
+        return VocabularyError(
+            f"this tokenizer was made for {len(self._genes[0]):,} genes, the store has {store.n_genes:,}",
+            where=str(store.path),
+            fix="make a tokenizer from the gene ids of this store",
+        )
+
     def _scratch(self, longest: int) -> tuple[npt.NDArray[Any], ...]:
         """Working memory of one call, so that threads do not meet."""
         return (
@@ -126,37 +133,6 @@ class RankTokenizer:
             np.empty(2 * DIGITS, np.uint32),
             np.zeros(self._sums_needed, np.float64),
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _Piece:
-    """The wanted cells of one part."""
-
-    part: Part
-    here: LongArray | slice  # their places among all wanted cells
-    starts: LongArray
-    lengths: LongArray
-
-    @property
-    def values(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        # Plain views: the compiler's dispatch is slow for np.memmap.
-        return np.asarray(self.part.indices), np.asarray(self.part.data)
-
-
-def _spans(store: CellStore, cell_ids: LongArray) -> list[_Piece]:
-    """Where the cells lie, a part at a time."""
-    numbers, rows = store.locate(cell_ids)
-    if len(store.parts) == 1:
-        return [_Piece(store.parts[0], slice(None), *store.parts[0].spans(rows))]
-    pieces = []
-    for number in np.unique(numbers):
-        here = np.flatnonzero(numbers == number)
-        pieces.append(_Piece(store.parts[number], here, *store.parts[number].spans(rows[here])))
-    return pieces
-
-
-def _outside(part: Part, column: int) -> StoreError:
-    return damaged(f"a cell names gene {column:,}, the store has fewer genes", part.path, "indices")
 
 
 def _no_gene_known(vocabulary: Vocabulary, gene_ids: Sequence[str]) -> VocabularyError:

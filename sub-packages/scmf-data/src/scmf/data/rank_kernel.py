@@ -1,4 +1,4 @@
-"""Compiled kernel of rank value encoding. In: CSR arrays of one part. Out: tokens of many cells.
+"""Compiled kernel of rank value encoding. In: CSR values of cells. Out: tokens of many cells.
 
 A cell is sorted by one 64-bit word a gene: the complement of the float32 bits of its scaled value above, its
 token below. Rising words are falling values, and equal values come in the order of their tokens: the order is
@@ -13,6 +13,8 @@ from __future__ import annotations
 import numba
 import numpy as np
 import numpy.typing as npt
+
+from scmf.data.part_table import pointer_to
 
 Words = npt.NDArray[np.uint64]
 Counters = npt.NDArray[np.uint32]
@@ -31,8 +33,8 @@ _jit = numba.njit(nogil=True, cache=True, error_model="numpy")
 
 @_jit
 def encode_cells(
-    values: tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint16]],
-    spans: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]],
+    like: tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint16]],
+    spans: tuple[Words, Words, npt.NDArray[np.int64]],
     genes: tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]],
     scratch: tuple[Words, Words, Counters, npt.NDArray[np.float64]],
     out: tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.int64]],
@@ -41,8 +43,8 @@ def encode_cells(
     """Write the highest `limit` gene tokens of each cell.
 
     Args:
-        values: indices and data of a part, (values,) each; any unsigned integers, or float32 data.
-        spans: first value and number of values of each cell, (k,) int64, inside the part.
+        like: arrays of the types of the indices (unsigned integers) and of the data (these, or float32).
+        spans: address of each cell's indices and of its data, (k,) uint64, and its number of values, (k,) int64.
         genes: token (n_columns,) int32, -1 for none; inverse median (n_columns,) float64.
         scratch: two arrays of words as long as the longest cell, (2 * DIGITS,) counters, and sums by token:
             (len(vocabulary),) float64 of zeros where two columns share a token, else (0,).
@@ -50,22 +52,20 @@ def encode_cells(
         limit: genes kept a cell.
 
     Returns:
-        -1, or the first column that is outside the table; the cells from there on are not written.
+        -1, or the number of the first cell that names a column outside the table; nothing is written from there.
     """
-    indices, data = values
-    begins, stored = spans
+    at_indices, at_data, stored = spans
     words, spare, counters, sums = scratch
     ids, starts, lengths = out
-    for i in range(len(begins)):
-        cell_indices = indices[begins[i] : begins[i] + stored[i]]
-        cell_data = data[begins[i] : begins[i] + stored[i]]
-        highest: int = highest_column(cell_indices)
-        if highest >= len(genes[0]):
-            return highest
+    for i in range(len(stored)):
+        indices = numba.carray(pointer_to(at_indices[i]), (stored[i],), like[0].dtype)
+        data = numba.carray(pointer_to(at_data[i]), (stored[i],), like[1].dtype)
+        if highest_column(indices) >= len(genes[0]):
+            return i
         if len(sums) > 0:
-            n = _words_of_shared(cell_indices, cell_data, genes, words, sums)
+            n = _words_of_shared(indices, data, genes, words, sums)
         else:
-            n = _words(cell_indices, cell_data, genes, words)
+            n = _words(indices, data, genes, words)
         kept = min(n, limit)
         _sort(words[:n], spare, counters, kept)
         cell_ids = ids[starts[i] : starts[i] + kept]

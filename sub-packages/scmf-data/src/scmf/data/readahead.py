@@ -15,9 +15,11 @@ import numpy as np
 import numpy.typing as npt
 from numba import types
 
+from scmf.data.part_table import find_values
 from scmf.data.store import CellStore
 
 LongArray = npt.NDArray[np.int64]
+AddressArray = npt.NDArray[np.uint64]
 
 # Elsewhere there is neither the call nor its numbers, and the system's own ways have to do.
 SUPPORTED = sys.platform in {"linux", "darwin"}
@@ -29,48 +31,39 @@ _madvise = types.ExternalFunction("madvise", types.intc(types.uintp, types.uintp
 
 def expect_random_access(store: CellStore) -> None:
     """Say that the values of the store are read in no order."""
-    if not SUPPORTED:
-        return
     for part in store.parts:
-        whole = (np.zeros(1, np.int64), np.full(1, len(part.data)))
-        _advise_part((np.asarray(part.indices), np.asarray(part.data)), whole, RANDOM)
+        for array in (part.indices, part.data):
+            _advise(np.array([array.ctypes.data], np.uint64), np.array([array.nbytes]), RANDOM)
 
 
 def ask_for_cells(store: CellStore, cell_ids: LongArray) -> None:
     """Start to read the values of these cells, without waiting for them."""
-    if not SUPPORTED:
-        return
-    numbers, rows = store.locate(cell_ids)
-    for number in np.unique(numbers):
-        part = store.parts[number]
-        spans = part.spans(rows[numbers == number])
-        _advise_part((np.asarray(part.indices), np.asarray(part.data)), spans, WILLNEED)
+    _, pieces = find_values(store, cell_ids)
+    for piece in pieces:
+        for addresses, like in zip(piece.addresses, piece.like, strict=True):
+            _advise(addresses, piece.lengths * like.itemsize, WILLNEED)
 
 
-def _advise_part(arrays: tuple[npt.NDArray[np.generic], ...], spans: tuple[LongArray, LongArray], advice: int) -> None:
-    for array in arrays:
-        advise(np.uint64(array.ctypes.data), *spans, (array.itemsize, mmap.PAGESIZE), advice)
+def _advise(addresses: AddressArray, sizes: LongArray, advice: int) -> None:
+    if SUPPORTED:
+        advise(addresses, sizes, mmap.PAGESIZE, advice)
 
 
 @numba.njit(nogil=True, cache=True)
-def advise(address: np.uint64, starts: LongArray, lengths: LongArray, sizes: tuple[int, int], advice: int) -> int:
-    """Give one advice about many ranges of a mapped array.
+def advise(addresses: AddressArray, sizes: LongArray, page: int, advice: int) -> int:
+    """Give one advice about many ranges of mapped memory.
 
     Args:
-        address: of the array's first byte.
-        starts: (k,) int64 first value of each range.
-        lengths: (k,) int64 values of each range.
-        sizes: bytes of a value and of a page.
+        addresses: (k,) uint64 first byte of each range.
+        sizes: (k,) int64 bytes of each range.
+        page: bytes of a page.
         advice: the system's number.
 
     Returns:
         How many the system refused.
     """
     refused = 0
-    page = np.uint64(sizes[1])
-    for i in range(len(starts)):
-        begin = address + np.uint64(starts[i] * sizes[0])
-        end = begin + np.uint64(lengths[i] * sizes[0])
-        begin = begin // page * page
-        refused += _madvise(begin, end - begin, advice) != 0
+    for i in range(len(addresses)):
+        begin = addresses[i] // np.uint64(page) * np.uint64(page)
+        refused += _madvise(begin, addresses[i] + np.uint64(sizes[i]) - begin, advice) != 0
     return refused
