@@ -8,6 +8,7 @@ import pytest
 from scipy.sparse import csr_matrix
 
 from scmf.core.errors import VocabularyError
+from scmf.data.cli import store_command
 from scmf.data.coverage import measure_coverage
 from scmf.data.medians import compute_vocabulary, write_vocabulary
 from scmf.data.memory_source import write_store
@@ -57,6 +58,17 @@ def test_a_computed_vocabulary_is_used_by_its_path(tmp_path, counts):
     assert store.fingerprint in read.source
     tokens = RankTokenizer(read, gene_ids=store.gene_ids, seq_length=100).encode(store, np.arange(701))
     assert np.array_equal(tokens.lengths, (counts > 0).sum(axis=1))
+
+
+def test_the_command_writes_the_vocabulary_and_says_what_it_covers(tmp_path, counts, capsys):
+    _store(tmp_path / "s", counts, [f"ENSG{j:03}" for j in range(90)])
+    out = tmp_path / "mine.parquet"
+    assert store_command(["vocabulary", str(tmp_path / "s"), "--out", str(out), "--min-cells", "50"]) == 0
+    read = load_vocabulary(str(out))
+    printed = capsys.readouterr().out
+    assert f"{len(read):,} tokens, fingerprint {read.fingerprint}" in printed
+    assert f"{len(read.gene_ids)} of 90 genes" in printed
+    assert 2 < len(read) < 92
 
 
 def test_coverage_counts_genes_counts_and_cells_without_tokens(tmp_path):

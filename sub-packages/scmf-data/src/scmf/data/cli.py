@@ -1,4 +1,4 @@
-"""`scmf-store`: convert, info, verify, bench, tokens. Arguments in; a store, a table of facts or faults out."""
+"""`scmf-store`: convert, info, verify, bench, tokens, vocabulary. Arguments in; a store, a table of facts or faults out."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ examples:
   scmf-store verify data/pbmc
   scmf-store bench data/pbmc --json
   scmf-store tokens data/pbmc --vocabulary geneformer-v2 --out pbmc.parquet
+  scmf-store vocabulary data/fish --out fish.parquet
 """
 _UNITS: Final = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
@@ -81,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     bench = _command(commands, "bench", "Measure how fast this disk and one core feed cells.", run=_bench)
     bench.add_argument("--json", action="store_true", help="the measurements as one JSON object")
     _add_tokens(commands)
+    _add_vocabulary(commands)
     return parser
 
 
@@ -132,6 +134,20 @@ def _add_tokens(commands: Any) -> None:
     tokens.add_argument("--out", required=True, type=Path, metavar="FILE", help="parquet file to make")
     tokens.add_argument(
         "--seq-length", type=_positive, metavar="N", help="tokens kept a cell (default: 2048, or 4096 with <cls>)"
+    )
+
+
+def _add_vocabulary(commands: Any) -> None:
+    text = "Compute a vocabulary, genes and their medians, from a store."
+    vocabulary = _command(commands, "vocabulary", text, run=_vocabulary)
+    vocabulary.add_argument(
+        "--out", required=True, type=Path, metavar="FILE", help="parquet file to make, for data.tokenizer.vocabulary"
+    )
+    vocabulary.add_argument(
+        "--min-cells", default=1, type=_positive, metavar="N", help="a gene in fewer cells has no token (default: 1)"
+    )
+    vocabulary.add_argument(
+        "--framed", action="store_true", help="sequences begin with <cls> and end with <eos>, as in Geneformer V2"
     )
 
 
@@ -214,6 +230,26 @@ def _tokens(options: argparse.Namespace) -> int:
     with Progress("tokens", len(store)) as progress:
         tokens = write_tokens(store, tokenizer, options.out, on_cells=progress.advance)
     _print(f"{options.out}: {len(store):,} cells, {tokens:,} tokens of {vocabulary.name}, at most {seq_length} a cell")
+    return 0
+
+
+def _vocabulary(options: argparse.Namespace) -> int:
+    from scmf.data.coverage import measure_coverage
+    from scmf.data.ingest.progress import Progress
+    from scmf.data.medians import write_vocabulary
+    from scmf.data.store import CellStore
+
+    store = CellStore.open(options.store)
+    with Progress("vocabulary", len(store)) as progress:
+        vocabulary = write_vocabulary(
+            options.store,
+            options.out,
+            min_cells=options.min_cells,
+            framed=options.framed,
+            on_cells=progress.advance,
+        )
+    _print(f"{options.out}: {len(vocabulary):,} tokens, fingerprint {vocabulary.fingerprint}")
+    _print(str(measure_coverage(vocabulary, store)))
     return 0
 
 
