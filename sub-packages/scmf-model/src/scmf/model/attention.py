@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from torch.utils.checkpoint import checkpoint
 
+from scmf.model.dropped_attention import DroppedAttention, Segments
 from scmf.model.megatron import MegatronModule, PackedSeqParams, get_cuda_rng_tracker
 
 
@@ -35,24 +35,17 @@ def segment_attention(
     Returns:
         (T, A, E) context.
     """
+    if dropout:
+        dropped: Tensor = DroppedAttention.apply(query_TAE, key_TAE, value_TAE, Segments(lengths, dropout))
+        return dropped
     # split, not slicing: its backward is one concatenation instead of a T-long zero tensor a segment.
     queries, keys, values = (torch.split(t, list(lengths)) for t in (query_TAE, key_TAE, value_TAE))
-    attend = _recomputed_attention if dropout else _plain_attention
-    return torch.cat([attend(q, k, v, dropout) for q, k, v in zip(queries, keys, values, strict=True)])
+    return torch.cat([_fused(q, k, v) for q, k, v in zip(queries, keys, values, strict=True)])
 
 
-def _plain_attention(query_LAE: Tensor, key_LAE: Tensor, value_LAE: Tensor, dropout: float) -> Tensor:
+def _fused(query_LAE: Tensor, key_LAE: Tensor, value_LAE: Tensor) -> Tensor:
     q_ALE, k_ALE, v_ALE = (t.transpose(0, 1).unsqueeze(0) for t in (query_LAE, key_LAE, value_LAE))
-    return scaled_dot_product_attention(q_ALE, k_ALE, v_ALE, dropout_p=dropout).squeeze(0).transpose(0, 1)
-
-
-def _recomputed_attention(query_LAE: Tensor, key_LAE: Tensor, value_LAE: Tensor, dropout: float) -> Tensor:
-    # With dropout torch has no fused CPU kernel: the L x L weights of every cell and layer would be kept for the
-    # backward pass (about 10 GB for 10M at 16,384 tokens). They are computed again instead, from the same state.
-    result: Tensor = checkpoint(
-        _plain_attention, query_LAE, key_LAE, value_LAE, dropout, use_reentrant=False, preserve_rng_state=True
-    )
-    return result
+    return scaled_dot_product_attention(q_ALE, k_ALE, v_ALE).squeeze(0).transpose(0, 1)
 
 
 class PackedAttention(MegatronModule):

@@ -71,7 +71,9 @@ class Encoder(LanguageModule):
         layers = config.layers // groups.pp.size()
         self.encoder = TransformerBlock(
             megatron,
-            TransformerBlockSubmodules(layer_specs=[layer_spec(parts, config.norm)] * layers, layer_norm=parts.norm),
+            TransformerBlockSubmodules(
+                layer_specs=[layer_spec(parts, config.norm, ffn=config.ffn)] * layers, layer_norm=parts.norm
+            ),
             post_layer_norm=config.norm == "pre",
             pre_process=self.pre_process,
             post_process=self.post_process,

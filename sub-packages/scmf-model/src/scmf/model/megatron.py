@@ -105,6 +105,7 @@ def hush_megatron() -> None:
     """Silence, by their words, warnings of torch about calls that Megatron-Core 0.16.1 makes and we cannot mend."""
     for message in (
         r"`torch\.distributed\.(all_gather_into_tensor|reduce_scatter_tensor)` is deprecated",
-        r"torch\.distributed\.(_all_gather_base|_reduce_scatter_base) is a private function",
+        r"Please use DTensor instead and we are deprecating ShardedTensor",
+        r"`load_state_dict` is deprecated and will be removed in future versions",
     ):
         warnings.filterwarnings("ignore", message=message, category=FutureWarning)

@@ -136,12 +136,13 @@ def te_parts_of(te: Any) -> Parts:
     )
 
 
-def layer_spec(parts: Parts, place: NormPlace) -> ModuleSpec:
+def layer_spec(parts: Parts, place: NormPlace, *, ffn: int) -> ModuleSpec:
     """Spec of one encoder layer: attention in both directions over packed cells, then a feed-forward.
 
     Args:
         parts: of one set of kernels.
         place: of the norms, before or after attention and feed-forward.
+        ffn: width of the feed-forward.
     """
     fused = place == "pre" and parts.norm_and_column_linear is not None
     column = parts.norm_and_column_linear if fused else parts.column_linear
@@ -161,7 +162,11 @@ def layer_spec(parts: Parts, place: NormPlace) -> ModuleSpec:
         ),
         "self_attn_bda": get_bias_dropout_add,
         "pre_mlp_layernorm": inner_norm,
-        "mlp": ModuleSpec(module=MLP, submodules=MLPSubmodules(linear_fc1=column, linear_fc2=parts.row_linear)),
+        "mlp": ModuleSpec(
+            module=MLP,
+            params={"ffn_hidden_size": ffn},
+            submodules=MLPSubmodules(linear_fc1=column, linear_fc2=parts.row_linear),
+        ),
         "mlp_bda": get_bias_dropout_add,
         "sharded_state_dict_keys_map": FUSED_NORM_KEYS if inner_norm is not IdentityOp else {},
     }

@@ -81,7 +81,7 @@ class Engine:
         )
         self.encoder.config.grad_scale_func = self.optimizer.scale_loss
         self.passes = Passes(self.model, layout)
-        self.n_parameters = _count_parameters(self.encoder, layout)
+        self.n_parameters = count_parameters(self.encoder, layout)
         """Trained numbers of the whole model, a tied matrix counted once."""
         self._bad_steps = 0
 
@@ -140,7 +140,7 @@ def _wrap(encoder: Encoder, groups: Any) -> Any:
     return DistributedDataParallel(encoder.config, settings, encoder, pg_collection=groups)
 
 
-def _count_parameters(encoder: Encoder, layout: Layout) -> int:
+def count_parameters(encoder: Encoder, layout: Layout) -> int:
     """Sum over the ranks of one copy of the model: split tensors wholly, replicated and shared ones once."""
     own = 0
     for name, parameter in encoder.named_parameters():

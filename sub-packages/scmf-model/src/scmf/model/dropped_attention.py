@@ -1,0 +1,94 @@
+"""Attention with dropout inside the segments of a pack, for CPUs, where torch has no fused kernel with dropout.
+
+In: queries, keys and values of a pack. Out: contexts. Nothing of size L x L is kept for the backward pass: the
+weights are computed again, and what was dropped is drawn again from the same seed. (Keeping them takes about
+10 GB for the 10M model at 16,384 tokens; torch's unfused path also takes several times the time.)
+Shapes: T positions, A heads of this rank, E width of a head, L length of a segment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_LEVELS = 1 << 16
+
+
+class DroppedAttention(torch.autograd.Function):
+    """softmax(q k^T / sqrt(E)), of which weights are dropped, times v; each segment over itself."""
+
+    @staticmethod
+    def forward(ctx: Any, query_TAE: Tensor, key_TAE: Tensor, value_TAE: Tensor, segments: Segments) -> Tensor:
+        """(T, A, E) context; `segments` holds lengths, dropout and seed."""
+        context_TAE = torch.empty_like(value_TAE)
+        for rows, drop in segments.drawn(query_TAE.size(1)):
+            q, k, v = (t[rows].transpose(0, 1) for t in (query_TAE, key_TAE, value_TAE))
+            weights_ALL = _weights(q, k).masked_fill_(drop, 0.0)
+            context_TAE[rows] = (weights_ALL @ v).mul_(segments.scale).transpose(0, 1)
+        ctx.save_for_backward(query_TAE, key_TAE, value_TAE, context_TAE)
+        ctx.segments = segments
+        return context_TAE
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        """Gradients of queries, keys and values."""
+        query_TAE, key_TAE, value_TAE, context_TAE = ctx.saved_tensors
+        segments: Segments = ctx.segments
+        grads = tuple(torch.empty_like(t) for t in (query_TAE, key_TAE, value_TAE))
+        # The softmax's backward needs sum(weight * gradient) a row, which is context . gradient (FlashAttention).
+        delta_TA = (gradients[0] * context_TAE).sum(-1)
+        for rows, drop in segments.drawn(query_TAE.size(1)):
+            parts = tuple(t[rows].transpose(0, 1) for t in (query_TAE, key_TAE, value_TAE, gradients[0]))
+            delta_AL = delta_TA[rows].transpose(0, 1)
+            for grad, part in zip(grads, _gradients(parts, delta_AL, drop, segments.scale), strict=True):
+                grad[rows] = part.transpose(0, 1)
+        return (*grads, None)
+
+
+class Segments:
+    """Lengths of the segments and what is dropped in them, from a seed taken of torch's default generator.
+
+    Args:
+        lengths: of the segments, summing to T.
+        dropout: probability of dropping a weight, to 1/65,536.
+    """
+
+    def __init__(self, lengths: Sequence[int], dropout: float) -> None:
+        self.lengths = lengths
+        self.scale = 1.0 / (1.0 - dropout)
+        self._threshold = round(dropout * _LEVELS) - _LEVELS // 2
+        self._seed = int(torch.empty((), dtype=torch.int64).random_())
+
+    def drawn(self, heads: int) -> Iterator[tuple[slice, Tensor]]:
+        """Rows of each segment and (A, L, L) bool of the weights dropped; the same at every call."""
+        generator = torch.Generator().manual_seed(self._seed)
+        start = 0
+        for length in self.lengths:
+            yield slice(start, start + length), self._drop((heads, length, length), generator)
+            start += length
+
+    def _drop(self, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
+        # Four decisions a draw of 64 bits: drawing is most of the cost of dropout on a CPU.
+        count = shape[0] * shape[1] * shape[2]
+        draws = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(1 << 63), None, generator=generator)
+        return (draws.view(torch.int16)[:count] < self._threshold).view(shape)
+
+
+def _weights(query_ALE: Tensor, key_ALE: Tensor) -> Tensor:
+    scores_ALL = (query_ALE * query_ALE.size(-1) ** -0.5) @ key_ALE.transpose(1, 2)
+    return torch.softmax(scores_ALL, -1, dtype=torch.float32).to(query_ALE.dtype)
+
+
+def _gradients(
+    parts: tuple[Tensor, ...], delta_AL: Tensor, drop_ALL: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(A, L, E) gradients of one segment's queries, keys and values."""
+    q, k, v, grad = parts
+    weights_ALL = _weights(q, k)
+    grad_v = (weights_ALL.masked_fill(drop_ALL, 0.0).transpose(1, 2) @ grad).mul_(scale)
+    grad_scores = (grad @ v.transpose(1, 2)).masked_fill_(drop_ALL, 0.0).mul_(scale)
+    grad_scores.sub_(delta_AL.unsqueeze(-1)).mul_(weights_ALL).mul_(q.size(-1) ** -0.5)
+    return grad_scores @ k, grad_scores.transpose(1, 2) @ q, grad_v
