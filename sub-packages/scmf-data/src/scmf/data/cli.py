@@ -1,4 +1,4 @@
-"""`scmf-store`: convert, info, verify, bench, tokens, vocabulary. Arguments in; a store, a table of facts or faults out."""
+"""`scmf-store`: make stores, look at them, tokenize. Arguments in; a store, a table of facts or faults out."""
 
 from __future__ import annotations
 
