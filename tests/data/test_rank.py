@@ -120,7 +120,7 @@ def _by_definition(counts, token, median, limit):
     return [t for _, t in order][:limit]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.data())
 def test_the_order_is_that_of_the_scaled_values_with_ties_to_the_lower_token(tmp_path_factory, data):
     seed = data.draw(st.integers(0, 2**31))

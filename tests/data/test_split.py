@@ -139,3 +139,16 @@ def test_a_place_outside_the_set_is_an_error(store, by):
         train.take(np.array([len(train)]))
     with pytest.raises(IndexError):
         train.take(np.array([-1]))
+
+
+def test_a_column_of_a_hundred_thousand_groups_is_divided_in_a_moment():
+    class Cells:
+        def __len__(self):
+            return 300_000
+
+        def obs_groups(self, _column):
+            return np.arange(300_000, dtype=np.int32) // 3, tuple(map(str, range(100_000)))
+
+    splits = split_cells(Cells(), by="barcode", validation=0.01, test=0.0, seed=0)
+    assert len(splits.validation) == 3_000
+    assert len(splits.train) == 297_000

@@ -233,8 +233,9 @@ def close_gaps(
                 ids[to] = ends[0]
                 begin += 1
                 to += 1
-            for j in range(lengths[i]):
-                ids[to + j] = ids[begin + j]
+            if begin != to:
+                for j in range(lengths[i]):
+                    ids[to + j] = ids[begin + j]
             to += lengths[i]
             if framed:
                 ids[to] = ends[1]

@@ -180,6 +180,7 @@ def _nearest_sum(sizes: LongArray, *, target: float, at_most: int) -> list[int]:
     unit = max(1, -(-int(sizes.sum()) // SUM_STEPS))
     steps = np.maximum(1, np.rint(sizes / unit)).astype(np.int64)
     top = int(max(2 * target / unit, steps.min())) + 1
+    goal = max(1, round(target / unit))
     last = np.full(top + 1, -1, np.int64)
     count = np.full(top + 1, len(sizes) + 1, np.int64)
     count[0] = 0
@@ -190,6 +191,8 @@ def _nearest_sum(sizes: LongArray, *, target: float, at_most: int) -> list[int]:
         new = np.flatnonzero(reached) + step
         last[new] = group
         count[new] = count[new - step] + 1
+        if last[goal] >= 0:
+            break  # no other sum is nearer
     sums = np.flatnonzero(last >= 0)
     total = int(sums[np.abs(sums - target / unit).argmin()])
     picked: list[int] = []
