@@ -200,13 +200,26 @@ def test_counts_within_float_noise_are_rounded_and_counted(tmp_path):
 
 
 def test_a_large_count_after_small_ones_widens_what_is_already_written(tmp_path):
-    counts = np.ones((3, 5))
-    counts[2, 4] = 100_000
-    toy(counts).write_h5ad(tmp_path / "a.h5ad")
-    store, _ = to_store(tmp_path / "a.h5ad", tmp_path / "s", cells_per_part=3)
-    assert store.parts[0].data.dtype == np.uint32
-    np.testing.assert_array_equal(all_counts(store).toarray(), counts)
+    small, large = np.arange(1, 16).reshape(3, 5), np.array([[1, 0, 0, 0, 100_000]])
+    toy(small).write_h5ad(tmp_path / "a.h5ad")
+    toy(large).write_h5ad(tmp_path / "b.h5ad")
+    store, _ = to_store([tmp_path / "a.h5ad", tmp_path / "b.h5ad"], tmp_path / "s")
+    assert [p.data.dtype for p in store.parts] == [np.uint32]
+    np.testing.assert_array_equal(all_counts(store).toarray(), np.concatenate([small, large]))
     assert list(verify_store(store.path)) == []
+
+
+def test_the_highest_count_is_kept_and_the_next_one_refused(tmp_path):
+    cells = toy([[1, 2]])
+    cells.X = csr_matrix(np.array([[4_294_967_295.0, 7.0]]))
+    cells.write_h5ad(tmp_path / "a.h5ad")
+    store, _ = to_store(tmp_path / "a.h5ad", tmp_path / "s")
+    assert all_counts(store).toarray().tolist() == [[4_294_967_295, 7]]
+    twice = toy([[1, 2]], ids=["ENSG00000000001.1", "ENSG00000000001.2"])  # together above the highest
+    twice.X = csr_matrix(np.array([[4_294_967_295.0, 1.0]]))
+    twice.write_h5ad(tmp_path / "b.h5ad")
+    with pytest.raises(InputError, match=r"^SCMF-D014"):
+        to_store(tmp_path / "b.h5ad", tmp_path / "t")
 
 
 def test_a_fault_that_the_first_look_misses_is_refused_with_its_cell_and_gene(tmp_path):

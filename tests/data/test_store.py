@@ -104,6 +104,25 @@ def test_an_array_rewritten_by_zarr_is_refused_when_its_layout_changed(tmp_path)
         map_shard(folder, np.uint32, 3 * INNER)
 
 
+def test_an_array_whose_chunks_lie_in_another_order_is_refused(tmp_path):
+    from scmf.data.shard import INNER, ShardWriter, map_shard
+
+    folder = tmp_path / "store" / "part-00000" / "X" / "data"
+    writer = ShardWriter(folder, np.uint32)
+    writer.append(np.arange(2 * INNER, dtype=np.uint32))
+    writer.close()
+    path = folder / "c" / "0"
+    raw = path.read_bytes()
+    half = 4 * INNER
+    index = np.frombuffer(raw[2 * half : -4], "<u8").reshape(2, 2)[::-1].tobytes()  # valid for zarr, not for a map
+    import google_crc32c
+
+    path.write_bytes(raw[half : 2 * half] + raw[:half] + index + google_crc32c.value(index).to_bytes(4, "little"))
+    np.testing.assert_array_equal(zarr.open_array(folder, mode="r")[:5], np.arange(5))
+    with pytest.raises(StoreError, match="shard index is not the one"):
+        map_shard(folder, np.uint32, 2 * INNER)
+
+
 def test_obs_is_the_source_s_table_over_all_parts(demo_store, source):
     table = demo_store.obs(["cell_type", "n_counts"])
     assert list(table.index) == list(source.obs_names)

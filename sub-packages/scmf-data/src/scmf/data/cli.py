@@ -186,12 +186,14 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from scmf.data.verify import verify_store
+    from scmf.data.ingest.progress import Progress
+    from scmf.data.verify import size_of_store, verify_store
 
     faults = 0
-    for line in verify_store(options.store):
-        _print(line)
-        faults += 1
+    with Progress("verifying", size_of_store(options.store), unit="bytes") as progress:
+        for line in verify_store(options.store, on_bytes=progress.advance):
+            _print(line)
+            faults += 1
     if faults:
         sys.stderr.write(f"{faults} {'fault' if faults == 1 else 'faults'} in {options.store}\n")
         return 1

@@ -7,6 +7,7 @@ that dies leaves that sibling, which the next conversion to the same destination
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import shutil
@@ -26,6 +27,8 @@ from scmf.data.shard import ShardWriter, WrittenShard, write_document
 
 Array = npt.NDArray[Any]
 
+_NO_LOCKS: Final = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK}
+"""What a file system without locks says (Lustre mounted without flock): go on, without that protection."""
 _COPY_VALUES: Final = 1 << 22
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2
@@ -219,6 +222,9 @@ def _claim(folder: Path) -> int:
             where=str(folder),
             fix="wait until it ends, or name another --dest",
         ) from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
     for entry in folder.iterdir():
         shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
     return lock
@@ -239,9 +245,8 @@ def _sync(path: Path) -> None:
 
 def _exchange(new: Path, old: Path) -> None:
     """Swap two folders in one step, so that there is a complete store at every moment."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    status = libc.renameat2(_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(old), _RENAME_EXCHANGE)
-    if status == 0:
+    swap = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)  # Linux only
+    if swap and swap(_AT_FDCWD, os.fsencode(new), _AT_FDCWD, os.fsencode(old), _RENAME_EXCHANGE) == 0:
         return
     # A file system that cannot swap (NFS): the old store is absent for the moment between two renames.
     aside = old.with_name(f".{old.name}.replaced")

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scmf.data.ingest.h5ad import Matrix, reading
-from scmf.data.ingest.kernels import count_rows, dense_rows, place_by_row
+from scmf.data.ingest.kernels import count_rows, dense_rows, order_by_range, place_by_row
 from scmf.data.ingest.refusals import refuse
 
 Array = npt.NDArray[Any]
@@ -181,19 +181,20 @@ def _triples(matrix: Matrix) -> Iterator[Array]:
 
 
 def _triple_type(values: np.dtype[Any]) -> np.dtype[Any]:
-    return np.dtype([("row", np.int64), ("column", np.int32), ("value", value_type(values))])
+    return np.dtype([("row", np.int32), ("column", np.int32), ("value", value_type(values))])
 
 
 def _scatter(matrix: Matrix, bounds: Array, scratch: Path) -> None:
     """Append every record to the file of its range of cells; inside a file the column order stays."""
     scratch.mkdir(parents=True, exist_ok=True)
+    n_ranges = len(bounds) - 1
+    range_of_row = np.repeat(np.arange(n_ranges, dtype=np.int32), bounds[1:] - bounds[:-1])
+    order, cuts = np.empty(_MOST_VALUES, np.int64), np.empty(n_ranges + 1, np.int64)
     for triples in _triples(matrix):
-        bucket = (np.searchsorted(bounds, triples["row"], side="right") - 1).astype(np.int32)
-        sorted_triples = triples[np.argsort(bucket, kind="stable")]
-        cuts = np.concatenate([[0], np.cumsum(np.bincount(bucket, minlength=len(bounds) - 1))])
-        for k in np.flatnonzero(np.diff(cuts)):
+        order_by_range(np.ascontiguousarray(triples["row"]), range_of_row, order, cuts)
+        for k in np.flatnonzero(cuts[1:] > cuts[:-1]):
             with (scratch / f"cells-{k}").open("ab") as file:
-                sorted_triples[cuts[k] : cuts[k + 1]].tofile(file)
+                triples[order[cuts[k] : cuts[k + 1]]].tofile(file)
 
 
 def _read_triples(path: Path, dtype: np.dtype[Any]) -> Iterator[Array]:

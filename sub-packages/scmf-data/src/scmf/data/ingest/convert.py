@@ -136,7 +136,7 @@ class _Source:
             raise self._refusal(file, block, fault)
 
     def _obs(self, file: H5adFile, start: int, stop: int) -> pd.DataFrame:
-        frame = file.obs().frame(start, stop)
+        frame = file.obs_rows(start, stop)
         frame[SOURCE_COLUMN] = pd.Categorical([self.source.name]).repeat(stop - start)
         return frame
 

@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 
 import h5py
 import numpy as np
+import pandas as pd
 
 from scmf.data.ingest.refusals import refuse
 from scmf.data.ingest.table import Table
@@ -73,6 +74,15 @@ class H5adFile:
         """Table of the cells."""
         return self._table("obs")
 
+    def obs_rows(self, start: int, stop: int) -> pd.DataFrame:
+        """Rows start..stop of obs; InputError D002 for a column in an encoding that is not known."""
+        table = self.obs()
+        with reading(self.path, "obs"):
+            try:
+                return table.frame(start, stop)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise refuse("D002", f"obs cannot be read: {error}", where=f"{self.path}: obs") from error
+
     def var(self, element: str) -> Table:
         """Table of the genes of a matrix; raw.X has its own."""
         if element != "raw.X":
@@ -112,7 +122,7 @@ def _open(path: Path) -> h5py.File:
     if path.is_dir():
         raise refuse("D001", "this is a folder; convert takes h5ad files", where=str(path))
     try:
-        return h5py.File(path, "r")
+        return h5py.File(path, "r", locking="best-effort")
     except OSError as error:
         number, what = ("D001", "the file is not HDF5, so it is no h5ad") if not _is_hdf5(path) else ("D016", "")
         what = what or f"the file cannot be opened: {_first_line(error)}"

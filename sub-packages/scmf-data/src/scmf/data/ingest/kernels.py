@@ -208,6 +208,28 @@ def count_rows(rows: Array, lengths: Array) -> bool:
 
 
 @numba.njit(cache=True, nogil=True)
+def order_by_range(rows: Array, range_of_row: Array, order: Array, cuts: Array) -> None:
+    """Stable counting sort of positions by the range of their row.
+
+    Args:
+        rows: (values,) row of each value.
+        range_of_row: (all rows,) int32.
+        order: (values,) int64, filled: positions, range after range.
+        cuts: (ranges + 1,) int64, filled: where each range begins in `order`.
+    """
+    cuts[:] = 0
+    for j in range(rows.shape[0]):
+        cuts[range_of_row[rows[j]] + 1] += 1
+    for k in range(1, cuts.shape[0]):
+        cuts[k] += cuts[k - 1]
+    cursor = cuts[:-1].copy()
+    for j in range(rows.shape[0]):
+        k = range_of_row[rows[j]]
+        order[cursor[k]] = j
+        cursor[k] += 1
+
+
+@numba.njit(cache=True, nogil=True)
 def place_by_row(
     rows: Array, first_row: int, cursor: Array, raw: tuple[Array, Array], out: tuple[Array, Array]
 ) -> None:

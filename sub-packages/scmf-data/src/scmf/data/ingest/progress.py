@@ -12,10 +12,10 @@ _LINE_SECONDS: Final = 10.0
 
 
 class Progress:
-    """Counts cells towards a total; a context manager. Writes to stderr, so that stdout stays the result."""
+    """Counts cells (or bytes) towards a total; a context manager. Writes to stderr: stdout stays the result."""
 
-    def __init__(self, title: str, total: int) -> None:
-        self._title, self._total, self._done = title, total, 0
+    def __init__(self, title: str, total: int, *, unit: str = "cells") -> None:
+        self._title, self._total, self._unit, self._done = title, total, unit, 0
         self._start = self._last = time.monotonic()
         self._stop: Callable[[], None] | None = None
         self._move: Callable[[int], None] = self._line
@@ -40,7 +40,7 @@ class Progress:
             self._stop()
 
     def advance(self, n: int) -> None:
-        """Note n more cells."""
+        """Note n more."""
         self._done += n
         self._move(n)
 
@@ -51,7 +51,6 @@ class Progress:
         self._last = now
         rate = self._done / (now - self._start)
         left = (self._total - self._done) / rate
-        sys.stderr.write(
-            f"{self._title}: {self._done:,}/{self._total:,} cells  {rate:,.0f} cells/s  {left:.0f} s left\n"
-        )
+        place = f"{self._done:,}/{self._total:,} {self._unit}"
+        sys.stderr.write(f"{self._title}: {place}  {rate:,.0f} {self._unit}/s  {left:.0f} s left\n")
         sys.stderr.flush()
