@@ -53,7 +53,7 @@ class Collator:
     ) -> Microbatch:
         vocabulary, corruption = self.vocabulary, self.corruption
         n_genes = len(vocabulary.gene_ids)
-        input_ids, positions, cu_seqlens, target_positions, targets, cell_ids = lay_microbatch(
+        fields = lay_microbatch(
             (tokens.ids, tokens.offsets),
             cells,
             places,
@@ -61,17 +61,7 @@ class Collator:
             (vocabulary.pad, vocabulary.mask, vocabulary.first_gene, n_genes),
             (corruption.threshold, corruption.mask, corruption.random),
         )
-        members, _ = places
-        return Microbatch(
-            input_ids=input_ids,
-            positions=positions,
-            cu_seqlens=cu_seqlens,
-            target_positions=target_positions,
-            targets=targets,
-            cell_ids=cell_ids,
-            tokens=int((tokens.offsets[members + 1] - tokens.offsets[members]).sum()),
-            longest=int(np.diff(cu_seqlens).max()),
-        )
+        return Microbatch(*fields)
 
 
 @_jit
@@ -82,7 +72,7 @@ def lay_microbatch(
     shape: tuple[int, int],
     vocabulary: tuple[int, int, int, int],
     corruption: tuple[np.uint64, float, float],
-) -> tuple[IntArray, IntArray, IntArray, IntArray, IntArray, LongArray]:
+) -> tuple[IntArray, IntArray, IntArray, IntArray, IntArray, LongArray, int, int]:
     """Make the arrays of one microbatch.
 
     Args:
@@ -94,7 +84,7 @@ def lay_microbatch(
         corruption: threshold of the choice, probability of <mask>, probability of a random gene.
 
     Returns:
-        input_ids, positions, cu_seqlens, target_positions, targets, cell_ids as in `Microbatch`.
+        The fields of `Microbatch`, in their order.
     """
     _, offsets = tokens
     members, starts = places
@@ -104,7 +94,10 @@ def lay_microbatch(
     positions = np.empty(shape[0], np.int32)
     cu_seqlens = lay_segments(lengths, starts, shape[0], shape[1], positions)
     targets, target_positions = lay_cells(tokens, (members, starts, cell_ids, keys), vocabulary, corruption, input_ids)
-    return input_ids, positions, cu_seqlens, target_positions, targets, cell_ids
+    longest = 0
+    for s in range(len(cu_seqlens) - 1):
+        longest = max(longest, cu_seqlens[s + 1] - cu_seqlens[s])
+    return input_ids, positions, cu_seqlens, target_positions, targets, cell_ids, lengths.sum(), longest
 
 
 @_jit
@@ -138,8 +131,9 @@ def lay_segments(
             at += lengths[i]
     bounds[n] = n_positions
     for s in range(n):
-        for j in range(bounds[s + 1] - bounds[s]):
-            positions[bounds[s] + j] = j
+        segment = positions[bounds[s] : bounds[s + 1]]
+        for j in range(len(segment)):
+            segment[j] = j
     return bounds[: n + 1].copy()
 
 
