@@ -399,6 +399,18 @@ def test_every_number_of_the_table_is_met_by_a_test_and_printed_in_the_docs():
         assert f"| SCMF-{number} | {meaning} | {fix} |" in page
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_a_damaged_h5ad_is_refused_and_never_a_traceback(tmp_path, demo_h5ad, seed):
+    rng = np.random.default_rng(seed)
+    raw = bytearray(demo_h5ad.read_bytes())
+    for place in rng.integers(0, 60_000 if seed % 2 else len(raw), 20):
+        raw[place] ^= 1 << int(rng.integers(8))
+    (tmp_path / "a.h5ad").write_bytes(raw)
+    with pytest.raises(InputError, match=r"^SCMF-D0(02|03|15|16): "):
+        to_store(tmp_path / "a.h5ad", tmp_path / "s")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.h5ad"]
+
+
 def test_naming_the_wrong_element_is_answered_with_the_command_that_names_the_right_one(tmp_path):
     cells = toy([[0.5, 1.25]])
     cells.layers["counts"] = csr_matrix(np.array([[1.0, 2.0]]))

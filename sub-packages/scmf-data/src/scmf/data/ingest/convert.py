@@ -17,7 +17,7 @@ from scmf.data.ingest.blocks import RawBlock, iter_blocks
 from scmf.data.ingest.counts import FAULTS, elements_with_counts
 from scmf.data.ingest.filler import Fault, PartFiller, Tally
 from scmf.data.ingest.genes import column_numbers
-from scmf.data.ingest.h5ad import H5adFile
+from scmf.data.ingest.h5ad import H5adFile, reading
 from scmf.data.ingest.kernels import first_fault
 from scmf.data.ingest.plan import ConvertOptions, Plan, SourcePlan, make_plan
 from scmf.data.ingest.progress import Progress
@@ -109,7 +109,7 @@ class _Source:
 
     def convert(self, progress: Progress, scratch: Path) -> Tally:
         """Stream the cells into parts."""
-        with H5adFile(self.source.path) as file:
+        with H5adFile(self.source.path) as file, reading(self.source.path, self.source.element):
             matrix = file.matrices()[self.source.element]
             noted = 0  # cells whose obs rows have been handed over
             for block in iter_blocks(matrix, budget=self.budget, scratch=scratch):

@@ -108,10 +108,17 @@ class H5adFile:
 
 @contextmanager
 def reading(path: str | Path, element: str) -> Iterator[None]:
-    """Turn HDF5's complaints about damaged bytes into a refusal that names the element."""
+    """Turn HDF5's complaints about damaged bytes into a refusal that names the element.
+
+    They carry no errno; errors of the operating system, such as a full disk, do, and pass. A damaged link is a
+    KeyError whose message begins as HDF5's own do.
+    """
     try:
         yield
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, KeyError) as error:
+        ours = isinstance(error, KeyError) and "Unable to" not in str(error)
+        if ours or (isinstance(error, OSError) and error.errno is not None):
+            raise
         where = f"{path}: {element}"
         raise refuse("D016", f"part of the file cannot be read: {_first_line(error)}", where=where) from error
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from scmf.data.ingest.counts import choose_counts
 from scmf.data.ingest.genes import GeneWishes, SourceGenes, check_species, find_genes, number_genes
-from scmf.data.ingest.h5ad import H5adFile, Layout, Matrix
+from scmf.data.ingest.h5ad import H5adFile, Layout, Matrix, reading
 from scmf.data.ingest.refusals import refuse
 from scmf.data.manifest import Species
 
@@ -86,7 +86,7 @@ def make_plan(sources: Sequence[Path], dest: Path, options: ConvertOptions) -> P
     plans = []
     for path, name in zip(sources, _names(sources), strict=True):
         command = shlex.join(["scmf-store", "convert", *map(str, sources), "--dest", str(dest)])
-        with H5adFile(path) as file:
+        with H5adFile(path) as file, reading(path, "its tables and matrices"):
             plans.append(_plan_source(file, name, options, command))
     species = check_species({str(p.path): p.genes for p in plans})
     return Plan(tuple(plans), number_genes([p.genes for p in plans]), species, command)
