@@ -67,6 +67,7 @@ def _rank(pipe: Any, rank: int, ranks: int, port: int, function: Callable[..., A
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "GLOO_SOCKET_IFNAME": "lo",
+        "OMP_NUM_THREADS": "1",  # the ranks of a test share two cores
     }
     try:
         pipe.send((True, function(*args)))

@@ -50,8 +50,7 @@ def join_world() -> Iterator[World]:
     # Megatron's overlap of communication and computation relies on it; read when CUDA starts.
     os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     use_device(world.device)
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // world.local_size))
+    torch.set_num_threads(_threads(world))
     backend = "nccl" if world.device.type == "cuda" else "gloo"
     try:
         if world.size == 1:
@@ -68,6 +67,12 @@ def join_world() -> Iterator[World]:
         yield world
     finally:
         dist.destroy_process_group()
+
+
+def _threads(world: World) -> int:
+    """Threads of this rank's kernels: what the user says, or the cores shared by the ranks of the node."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdecimal() and int(asked) else max(1, len(os.sched_getaffinity(0)) // world.local_size)
 
 
 def read_environment() -> World:

@@ -1,0 +1,137 @@
+"""The checkpoints of a run: what is kept, what is found, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from scmf.core.errors import CheckpointError
+from scmf.train import checkpoint
+from scmf.train.checkpoint import CheckpointFolder, Progress, find, read_progress, verify
+from scmf.train.config import CheckpointConfig
+from support.alone import alone
+
+PROGRESS = Progress(
+    step=1, cells_seen=8, seed=42, val_loss=None, data={}, model={}, layout={"world": 1}, versions={"torch": "2"}
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    alone()
+    return CheckpointFolder(tmp_path / "checkpoints", CheckpointConfig(every=1, keep_best=1, keep_last=2))
+
+
+def save(folder, step, val_loss=None, content=b"weights"):
+    return folder.save(
+        replace(PROGRESS, step=step, val_loss=val_loss),
+        write=lambda path: (path / "shard").write_bytes(content),
+        files={"config.yaml": b"data: 1\n"},
+    )
+
+
+def names(folder):
+    return [path.name for path in folder.complete()]
+
+
+def test_the_newest_and_the_best_are_kept_and_linked(folder):
+    for step, loss in enumerate([5.0, 3.0, 4.0, 4.5, 4.4], start=1):
+        save(folder, step, loss)
+    assert names(folder) == ["step_00000002", "step_00000004", "step_00000005"]
+    assert (folder.path / "best").resolve().name == "step_00000002"
+    assert (folder.path / "last").resolve().name == "step_00000005"
+
+
+def test_without_validation_only_the_newest_are_kept(folder):
+    for step in range(1, 5):
+        save(folder, step)
+    assert names(folder) == ["step_00000003", "step_00000004"]
+    assert not (folder.path / "best").exists()
+
+
+def test_a_record_reads_back_as_it_was_written(folder):
+    path = save(folder, 7, 2.5)
+    assert read_progress(path) == replace(PROGRESS, step=7, val_loss=2.5)
+    verify(path)
+
+
+def test_a_save_that_fails_leaves_the_earlier_ones_and_nothing_of_itself(folder):
+    save(folder, 1)
+
+    def full(path):
+        (path / "shard").write_bytes(b"half")
+        raise OSError(28, "No space left on device", str(path / "shard"))
+
+    with pytest.raises(OSError, match="No space left"):
+        folder.save(replace(PROGRESS, step=2), write=full, files={})
+    assert sorted(path.name for path in folder.path.iterdir()) == ["last", "step_00000001"]
+
+
+def test_what_a_killed_save_left_does_not_count_and_is_removed(folder):
+    save(folder, 1)
+    left = folder.path / ".writing-step_00000002"
+    left.mkdir()
+    (left / "shard").write_bytes(b"half")
+    (folder.path / "step_00000003").mkdir()  # renamed by hand, without a record
+    assert names(folder) == ["step_00000001"]
+    folder.remove_unfinished()
+    assert not left.exists()
+
+
+def test_a_step_that_is_saved_again_replaces_the_old_one(folder):
+    save(folder, 1, content=b"old")
+    assert (save(folder, 1, content=b"new") / "shard").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        pytest.param(lambda p: p.write_bytes(b"weightz"), "does not have the bytes", id="one byte changed"),
+        pytest.param(lambda p: p.write_bytes(b"weigh"), "does not have the bytes", id="cut"),
+        pytest.param(lambda p: p.unlink(), "is missing", id="missing"),
+    ],
+)
+def test_a_damaged_checkpoint_names_the_file_and_the_way_out(folder, damage, says):
+    path = save(folder, 1)
+    damage(path / "shard")
+    with pytest.raises(CheckpointError, match=f"shard {says}") as refused:
+        verify(path)
+    assert "--resume" in refused.value.fix
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": "other"}', '{"format": "scmf-checkpoint-1"}'])
+def test_a_record_that_is_not_one_is_refused(folder, text):
+    path = save(folder, 1)
+    (path / checkpoint.RECORD).write_text(text)
+    with pytest.raises(CheckpointError, match="record cannot be read"):
+        read_progress(path)
+
+
+def test_resume_finds_the_newest_a_named_one_and_a_run_directory(folder, tmp_path):
+    assert find("auto", folder) is None
+    one, two = save(folder, 1), save(folder, 2)
+    assert find("auto", folder) == two
+    assert find(str(one), folder) == one.resolve()
+    assert find(str(tmp_path), folder) == two.resolve()
+    with pytest.raises(CheckpointError, match="no complete checkpoint"):
+        find(str(tmp_path / "elsewhere"), folder)
+
+
+def test_later_checkpoints_are_set_aside_not_lost_when_an_older_one_is_resumed(folder):
+    for _ in range(2):
+        for step in (1, 2):
+            save(folder, step)
+        folder.set_aside_after(1)
+    assert names(folder) == ["step_00000001"]
+    aside = sorted(path.name for path in folder.path.glob("abandoned_*"))
+    assert aside == ["abandoned_step_00000002", "abandoned_step_00000002.2"]
+    for path in folder.path.glob("abandoned_*"):
+        verify(path)
+
+
+def test_the_record_is_plain_json_that_other_tools_can_read(folder):
+    record = json.loads((save(folder, 3) / checkpoint.RECORD).read_text())
+    assert record["progress"]["step"] == 3
+    assert set(record["files"]) == {"shard", "config.yaml"}

@@ -1,0 +1,99 @@
+"""One model in every layout: losses on real cells against one process, 30 steps."""
+
+from __future__ import annotations
+
+import pytest
+
+from support.ranks import run_ranks
+from support.real import steps_on_ranks
+from support.tiny import train
+
+STEPS = 30
+TENSOR = "trainer.parallel.tensor=2"
+PIPELINE = "trainer.parallel.pipeline=2"
+SEQUENCE = "trainer.parallel.sequence=true"
+LAYOUTS = [
+    pytest.param(2, [TENSOR], id="TP2"),
+    pytest.param(2, [TENSOR, SEQUENCE], id="TP2xSP"),
+    pytest.param(2, [PIPELINE], id="PP2"),
+    pytest.param(2, [], id="DP2"),
+    pytest.param(4, [TENSOR, PIPELINE], id="TP2xPP2"),
+    pytest.param(4, [TENSOR], id="TP2xDP2"),
+    pytest.param(4, [PIPELINE], id="PP2xDP2"),
+]
+
+
+@pytest.fixture(scope="module")
+def reference(demo_store):
+    """One process; its losses are what every layout has to meet."""
+    return steps_on_ranks(demo_store.path, 1, STEPS)
+
+
+@pytest.mark.parametrize(("ranks", "overrides"), LAYOUTS)
+def test_a_layout_meets_the_losses_of_one_process_on_the_same_cells(ranks, overrides, reference, demo_store):
+    run = steps_on_ranks(demo_store.path, ranks, STEPS, *overrides)
+    differences = [abs(here - there) for (here, _), (there, _) in zip(run, reference, strict=True)]
+    assert max(differences[:5]) < 1e-4
+    assert max(differences) < 1e-3
+    assert [cells for _, cells in run] == [cells for _, cells in reference]
+
+
+def test_the_reference_learns(reference):
+    losses = [loss for loss, _ in reference]
+    assert losses[0] == pytest.approx(10.1, abs=0.3)  # log of 25,472 tokens
+    assert sum(losses[-5:]) / 5 < losses[0] - 0.5
+
+
+def test_post_norm_meets_one_process_too(demo_store):
+    overrides = ["model.norm=post"]
+    one = steps_on_ranks(demo_store.path, 1, 10, *overrides)
+    for layout in ([TENSOR, SEQUENCE], [PIPELINE]):
+        other = steps_on_ranks(demo_store.path, 2, 10, *overrides, *layout)
+        assert max(abs(a - b) for (a, _), (b, _) in zip(one, other, strict=True)) < 1e-4, layout
+
+
+def test_accumulation_over_more_microbatches_changes_rounding_only(reference, demo_store):
+    more = steps_on_ranks(demo_store.path, 1, 10, "data.microbatch_tokens=128")
+    assert max(abs(a - b) for (a, _), (b, _) in zip(more, reference, strict=False)) < 1e-4
+
+
+def test_padding_instead_of_packing_changes_rounding_only(reference, demo_store):
+    padding = ["data.packing=false", "data.microbatch_tokens=null", "data.micro_batch_size=4"]
+    padded = steps_on_ranks(demo_store.path, 1, 10, *padding)
+    assert max(abs(a - b) for (a, _), (b, _) in zip(padded, reference, strict=False)) < 1e-4
+
+
+def test_bf16_follows_fp32(reference, demo_store):
+    half = steps_on_ranks(demo_store.path, 1, 10, "trainer.precision=bf16")
+    assert max(abs(a - b) for (a, _), (b, _) in zip(half, reference, strict=False)) < 0.05
+    assert half != reference[:10]
+
+
+def test_bf16_on_two_tensor_ranks_follows_bf16_on_one(demo_store):
+    half = "trainer.precision=bf16"
+    one = steps_on_ranks(demo_store.path, 1, 10, half)
+    two = steps_on_ranks(demo_store.path, 2, 10, half, TENSOR)
+    assert max(abs(a - b) for (a, _), (b, _) in zip(one, two, strict=True)) < 0.05
+
+
+def test_dropout_differs_between_steps_and_repeats_with_the_seed():
+    dropout = {"model__hidden_dropout": 0.2, "model__attention_dropout": 0.2}
+    ((first, again),) = zip(run_ranks(train, 1, dropout, 3), run_ranks(train, 1, dropout, 3), strict=True)
+    (other,) = run_ranks(train, 1, dropout | {"trainer__seed": 43}, 3)
+    assert first == again
+    assert first != other
+    (without,) = run_ranks(train, 1, {}, 3)
+    assert first[0] != without[0]
+
+
+@pytest.mark.parametrize("sequence", [False, True], ids=["TP2", "TP2xSP"])
+def test_tensor_ranks_agree_under_dropout(sequence):
+    changes = {
+        "model__hidden_dropout": 0.2,
+        "model__attention_dropout": 0.2,
+        "trainer__parallel__tensor": 2,
+        "trainer__parallel__sequence": sequence,
+    }
+    one, two = run_ranks(train, 2, changes, 10)
+    assert one == two
+    assert one[-1][0] < one[0][0]

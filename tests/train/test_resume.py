@@ -1,0 +1,134 @@
+"""A run cut anywhere and resumed equals the run never cut: the commands, real cells, kill -9."""
+
+from __future__ import annotations
+
+import random
+import shutil
+
+import pytest
+
+from support.command import curve, kill_when, last_step, lines, run, succeed, three_lines
+from support.real import real_config, write_config
+
+DROPOUT = ["model.hidden_dropout=0.1", "model.attention_dropout=0.1"]
+SAVING = ["trainer.max_steps=24", "trainer.checkpoint.every=4", "trainer.validate.every=8"]
+TENSOR = ["trainer.devices=2", "trainer.parallel.tensor=2"]
+PIPELINE = ["trainer.devices=2", "trainer.parallel.pipeline=2"]
+
+
+@pytest.fixture(scope="module")
+def config(demo_store, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("config")
+    return write_config(real_config(demo_store.path, folder / "unused", *DROPOUT, *SAVING), folder / "cfg.yaml")
+
+
+@pytest.fixture(scope="module")
+def uncut(config, tmp_path_factory):
+    """The run that nothing happens to."""
+    directory = tmp_path_factory.mktemp("uncut") / "run"
+    succeed("scmf-train", "--config", config, f"trainer.result_dir={directory}")
+    return directory
+
+
+def arguments(config, directory, *more):
+    return ["--config", config, "--resume", "auto", f"trainer.result_dir={directory}", *more]
+
+
+def test_a_run_killed_at_random_steps_and_inside_a_save_is_bit_equal_to_the_run_never_cut(config, uncut, tmp_path):
+    directory = tmp_path / "run"
+    saves = directory / "checkpoints"
+    for step in sorted(random.Random(7).sample(range(1, 20), 2)):
+        assert kill_when(arguments(config, directory), lambda step=step: last_step(directory) >= step)
+    assert kill_when(arguments(config, directory), lambda: any(saves.glob(".writing-*")))
+    succeed("scmf-train", *arguments(config, directory))
+    assert curve(directory) == curve(uncut)
+    assert lines(directory / "cells.jsonl") == lines(uncut / "cells.jsonl")
+    assert not list(saves.glob(".writing-*"))
+
+
+def test_every_cell_of_an_epoch_is_drawn_once_and_validation_cells_never(uncut, demo_store):
+    drawn = [cell for line in lines(uncut / "cells.jsonl") for cell in line["cell_ids"]]
+    epoch = drawn[:189]
+    assert len(set(epoch)) == 189
+    assert len(set(drawn)) == 189  # 24 steps of 8 cells reach into the second epoch
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [pytest.param(TENSOR, PIPELINE, id="TP2 -> PP2"), pytest.param(["trainer.devices=2"], [], id="DP2 -> 1")],
+)
+def test_a_run_resumed_in_another_layout_sees_the_same_cells_and_losses(before, after, demo_store, tmp_path):
+    config = write_config(real_config(demo_store.path, tmp_path / "unused", *SAVING), tmp_path / "cfg.yaml")
+    reference, directory = tmp_path / "reference", tmp_path / "run"
+    succeed("scmf-train", "--config", config, f"trainer.result_dir={reference}")
+    assert kill_when(arguments(config, directory, *before), lambda: last_step(directory) >= 10)
+    succeed("scmf-train", *arguments(config, directory, *after))
+    for here, there in zip(curve(directory), curve(reference), strict=True):
+        assert here["step"] == there["step"]
+        assert abs(here["train/loss"] - there["train/loss"]) < 1e-4
+    assert lines(directory / "cells.jsonl") == lines(reference / "cells.jsonl")
+
+
+@pytest.fixture
+def copy(uncut, tmp_path):
+    """A finished run that a test may spoil."""
+    return shutil.copytree(uncut, tmp_path / "run", symlinks=True)
+
+
+def test_a_finished_run_is_not_written_over(config, copy):
+    what, where, fix = three_lines(run("scmf-train", "--config", config, f"trainer.result_dir={copy}"))
+    assert what == "this folder already holds a run"
+    assert where == str(copy)
+    assert "--resume auto" in fix
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        pytest.param(
+            "model.hidden=32", "model hidden is 32 in this configuration and 64 in the checkpoint", id="model"
+        ),
+        pytest.param("data.split.validation=0.2", "data split is", id="split"),
+        pytest.param("trainer.seed=1", "seed is 1 in this configuration and 42", id="seed"),
+        pytest.param("data.tokenizer.vocabulary=geneformer-v2", "data vocabulary is", id="vocabulary"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused_with_the_difference(config, copy, change, says):
+    what, _, fix = three_lines(run("scmf-train", *arguments(config, copy, change)))
+    assert says in what
+    assert "init_from" in fix
+
+
+def test_a_damaged_checkpoint_is_refused_by_name(config, copy):
+    newest = max((copy / "checkpoints").glob("step_*"))
+    shard = next(newest.glob("*.distcp"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    what, where, _ = three_lines(run("scmf-train", *arguments(config, copy)))
+    assert what == f"{shard.name} does not have the bytes that were written"
+    assert where == str(newest)
+
+
+def test_an_older_checkpoint_can_be_named_and_the_later_ones_are_set_aside(config, copy, uncut):
+    older = min((copy / "checkpoints").glob("step_*"))
+    succeed("scmf-train", "--config", config, "--resume", older, f"trainer.result_dir={copy}")
+    assert curve(copy) == curve(uncut)
+    assert list((copy / "checkpoints").glob("abandoned_*"))
+
+
+def test_weights_of_one_run_start_another(config, uncut, tmp_path):
+    directory = tmp_path / "next"
+    start = [f"model.init_from={uncut}", "trainer.max_steps=6", f"trainer.result_dir={directory}", "trainer.seed=5"]
+    out = succeed("scmf-train", "--config", config, *start)
+    assert "weights from" in out
+    assert curve(directory)[0]["train/loss"] < curve(uncut)[0]["train/loss"] - 0.1
+    assert curve(directory)[0]["step"] == 1
+
+
+def test_resume_before_the_first_checkpoint_begins_again(config, uncut, tmp_path):
+    directory = tmp_path / "run"
+    assert kill_when(arguments(config, directory), lambda: 1 <= last_step(directory) < 4)
+    out = succeed("scmf-train", *arguments(config, directory))
+    assert "nothing to resume yet" in out
+    assert curve(directory) == curve(uncut)

@@ -1,0 +1,106 @@
+"""Shards of model and optimizer: exact in the same layout, to rounding in another, and never executed."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+
+import pytest
+
+from scmf.core.errors import CheckpointError
+from scmf.train.sharded import INDEX, check_index
+from support.ranks import run_ranks
+from support.tiny import train, train_loading, train_saving
+
+DROPOUT = {"model__hidden_dropout": 0.1, "model__attention_dropout": 0.1}
+TENSOR = {"trainer__parallel__tensor": 2}
+PIPELINE = {"trainer__parallel__pipeline": 2}
+
+
+@pytest.fixture(scope="module")
+def uncut():
+    """Twelve steps of one process, not cut."""
+    return run_ranks(train, 1, {}, 12)[0]
+
+
+def save_after_six(folder, ranks, changes):
+    folder.mkdir()
+    run_ranks(train_saving, ranks, changes, 6, folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("ranks", "changes"),
+    [
+        pytest.param(1, DROPOUT, id="one process, dropout"),
+        pytest.param(1, {"trainer__precision": "bf16"}, id="one process, bf16"),
+        pytest.param(2, TENSOR | DROPOUT, id="TP2, dropout"),
+        pytest.param(2, PIPELINE, id="PP2"),
+        pytest.param(2, {}, id="DP2"),
+    ],
+)
+def test_a_run_resumed_in_the_same_layout_is_bit_equal_to_the_run_never_cut(ranks, changes, tmp_path):
+    whole = run_ranks(train, ranks, changes, 12)[0]
+    folder = save_after_six(tmp_path / "shards", ranks, changes)
+    assert run_ranks(train_loading, ranks, changes, 6, folder, 6)[0] == whole[6:]
+
+
+@pytest.mark.parametrize(
+    ("saved", "resumed"),
+    [
+        pytest.param((2, TENSOR), (2, PIPELINE), id="TP2 -> PP2"),
+        pytest.param((2, TENSOR), (1, {}), id="TP2 -> 1"),
+        pytest.param((2, {}), (1, {}), id="DP2 -> 1"),
+        pytest.param((1, {}), (4, TENSOR | PIPELINE), id="1 -> TP2xPP2"),
+        pytest.param((2, PIPELINE), (2, TENSOR | {"trainer__parallel__sequence": True}), id="PP2 -> TP2xSP"),
+    ],
+)
+def test_a_run_resumed_in_another_layout_meets_the_run_never_cut(saved, resumed, uncut, tmp_path):
+    folder = save_after_six(tmp_path / "shards", *saved)
+    ranks, changes = resumed
+    losses = run_ranks(train_loading, ranks, changes, 6, folder, 6)[0]
+    assert max(abs(a[0] - b[0]) for a, b in zip(losses, uncut[6:], strict=True)) < 1e-4
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    return save_after_six(tmp_path_factory.mktemp("saved") / "shards", 1, {})
+
+
+def test_a_checkpoint_of_another_size_is_refused(shards):
+    from support.ranks import RankFailedError
+
+    with pytest.raises(RankFailedError, match="CheckpointError"):
+        run_ranks(train_loading, 1, {"model__hidden": 128}, 1, shards, 6)
+
+
+class Trap:
+    """Runs a command when it is unpickled."""
+
+    def __reduce__(self):
+        import os
+
+        return os.system, ("echo executed > trap",)
+
+
+def test_an_index_that_would_execute_something_is_refused_before_it_does(shards, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = shutil.copytree(shards, tmp_path / "shards")
+    (folder / INDEX).write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(CheckpointError, match=r"names posix\.system"):
+        check_index(folder)
+    assert not (tmp_path / "trap").exists()
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100, 2000])
+def test_a_cut_index_is_named_as_damaged(shards, tmp_path, keep):
+    folder = shutil.copytree(shards, tmp_path / "shards")
+    index = folder / INDEX
+    index.write_bytes(index.read_bytes()[:keep])
+    with pytest.raises(CheckpointError, match="its index cannot be read"):
+        check_index(folder)
+
+
+def test_a_missing_index_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match="its index is missing"):
+        check_index(tmp_path)
