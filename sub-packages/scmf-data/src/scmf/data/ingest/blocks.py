@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scmf.data.ingest.h5ad import Matrix, reading
-from scmf.data.ingest.kernels import count_rows, dense_rows, order_by_range, place_by_row
+from scmf.data.ingest.kernels import count_rows, dense_rows, place_by_row, sort_by_range
 from scmf.data.ingest.refusals import refuse
 
 Array = npt.NDArray[Any]
@@ -189,12 +189,17 @@ def _scatter(matrix: Matrix, bounds: Array, scratch: Path) -> None:
     scratch.mkdir(parents=True, exist_ok=True)
     n_ranges = len(bounds) - 1
     range_of_row = np.repeat(np.arange(n_ranges, dtype=np.int32), bounds[1:] - bounds[:-1])
-    order, cuts = np.empty(_MOST_VALUES, np.int64), np.empty(n_ranges + 1, np.int64)
+    ordered, cuts = np.empty(_MOST_VALUES, _triple_type(matrix.values.dtype)), np.empty(n_ranges + 1, np.int64)
     for triples in _triples(matrix):
-        order_by_range(np.ascontiguousarray(triples["row"]), range_of_row, order, cuts)
+        sort_by_range(_fields(triples), range_of_row, _fields(ordered), cuts)
         for k in np.flatnonzero(cuts[1:] > cuts[:-1]):
-            with (scratch / f"cells-{k}").open("ab") as file:
-                triples[order[cuts[k] : cuts[k + 1]]].tofile(file)
+            with (scratch / f"cells-{k}").open("ab", buffering=0) as file:
+                file.write(ordered[cuts[k] : cuts[k + 1]].view(np.uint8).data)
+
+
+def _fields(triples: Array) -> tuple[Array, Array, Array]:
+    """Views of the three fields; compiled code reads them in place."""
+    return triples["row"], triples["column"], triples["value"]
 
 
 def _read_triples(path: Path, dtype: np.dtype[Any]) -> Iterator[Array]:
@@ -209,6 +214,6 @@ def _place(chunks: Iterator[Array], *, first_cell: int, lengths: LongArray, valu
     out = np.empty(indptr[-1], np.int32), np.empty(indptr[-1], value_type(values))
     cursor = indptr[:-1].copy()
     for chunk in chunks:
-        raw = np.ascontiguousarray(chunk["column"]), np.ascontiguousarray(chunk["value"])
-        place_by_row(np.ascontiguousarray(chunk["row"]), first_cell, cursor, raw, out)
+        rows, *raw = _fields(chunk)
+        place_by_row(rows, first_cell, cursor, tuple(raw), out)
     return RawBlock(first_cell, indptr, *out)

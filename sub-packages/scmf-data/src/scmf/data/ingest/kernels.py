@@ -208,15 +208,18 @@ def count_rows(rows: Array, lengths: Array) -> bool:
 
 
 @numba.njit(cache=True, nogil=True)
-def order_by_range(rows: Array, range_of_row: Array, order: Array, cuts: Array) -> None:
-    """Stable counting sort of positions by the range of their row.
+def sort_by_range(
+    triples: tuple[Array, Array, Array], range_of_row: Array, out: tuple[Array, Array, Array], cuts: Array
+) -> None:
+    """Stable counting sort of (row, column, value) triples by the range of their row.
 
     Args:
-        rows: (values,) row of each value.
+        triples: (values,) rows, columns and values.
         range_of_row: (all rows,) int32.
-        order: (values,) int64, filled: positions, range after range.
-        cuts: (ranges + 1,) int64, filled: where each range begins in `order`.
+        out: the same, range after range.
+        cuts: (ranges + 1,) int64, filled: where each range begins.
     """
+    rows, columns, values = triples
     cuts[:] = 0
     for j in range(rows.shape[0]):
         cuts[range_of_row[rows[j]] + 1] += 1
@@ -225,8 +228,11 @@ def order_by_range(rows: Array, range_of_row: Array, order: Array, cuts: Array) 
     cursor = cuts[:-1].copy()
     for j in range(rows.shape[0]):
         k = range_of_row[rows[j]]
-        order[cursor[k]] = j
-        cursor[k] += 1
+        place = cursor[k]
+        out[0][place] = rows[j]
+        out[1][place] = columns[j]
+        out[2][place] = values[j]
+        cursor[k] = place + 1
 
 
 @numba.njit(cache=True, nogil=True)
