@@ -40,7 +40,12 @@ REFUSED = {
 """Refusal of each real file that has no raw counts or no Ensembl ids."""
 BY_SYMBOL = [s for s, number in REFUSED.items() if number == "D010" and s != "derived_no_gene_ids"]
 # Files of anndata 0.6 and 0.7, which anndata itself reads with a warning; and names of genes that repeat.
-OLD = ("ignore:.*not unique", "ignore:Element .* was written without encoding", "ignore::FutureWarning")
+OLD = (
+    "ignore:.*very old version",
+    "ignore:.*not unique",
+    "ignore:Element .* was written without encoding",
+    "ignore::FutureWarning",
+)
 
 needs_data = pytest.mark.skipif(not REAL, reason="the shared data are not here")
 
@@ -116,6 +121,21 @@ def test_a_real_file_that_is_not_raw_or_has_no_ids_is_refused_by_number(path, tm
         to_store(path, tmp_path / "s")
     assert str(path) in caught.value.where
     assert list(tmp_path.iterdir()) == []
+
+
+@needs_data
+@pytest.mark.parametrize(
+    "path", real(["pbmc68k_reduced_scaled_negative", "pbmc3k100_nan_dense", "wu2020_200cells_14patients"])
+)
+@pytest.mark.filterwarnings(*OLD)
+def test_slices_of_obs_in_old_and_new_encodings_are_anndata_s_rows(path):
+    with H5adFile(path) as file:
+        rows = file.obs_rows(10, 60)
+    expected = anndata.read_h5ad(path).obs.iloc[10:60]
+    assert list(rows.index) == [str(n) for n in expected.index]
+    assert list(rows.columns) == list(expected.columns)
+    for column in rows.columns:
+        assert rows[column].astype(str).tolist() == expected[column].astype(str).tolist(), column
 
 
 @needs_data
@@ -416,5 +436,6 @@ def test_naming_the_wrong_element_is_answered_with_the_command_that_names_the_ri
     cells.layers["counts"] = csr_matrix(np.array([[1.0, 2.0]]))
     cells.write_h5ad(tmp_path / "a.h5ad")
     with pytest.raises(InputError, match=r"^SCMF-D008") as caught:
-        to_store(tmp_path / "a.h5ad", tmp_path / "s", counts="X")
-    assert caught.value.fix == f"scmf-store convert {tmp_path}/a.h5ad --dest {tmp_path}/s --counts layers/counts"
+        to_store(tmp_path / "a.h5ad", tmp_path / "s", counts="X", genes=GeneWishes(species="human"))
+    command = f"scmf-store convert {tmp_path}/a.h5ad --dest {tmp_path}/s --species human --counts layers/counts"
+    assert caught.value.fix == command

@@ -262,7 +262,8 @@ def _print(line: str) -> None:
 def _made(conversion: Conversion, dest: Path) -> str:
     manifest = conversion.manifest
     size = f"{manifest.n_cells:,} cells x {len(manifest.gene_ids):,} genes in {_total_bytes(manifest) / 1e6:,.1f} MB"
-    return f"{dest}: {size}, {len(manifest.parts)} parts; look at it with: scmf-store info {dest}"
+    parts = "1 part" if len(manifest.parts) == 1 else f"{len(manifest.parts)} parts"
+    return f"{dest}: {size}, {parts}; look at it with: scmf-store info {dest}"
 
 
 def _total_bytes(manifest: Manifest) -> int:

@@ -26,6 +26,19 @@ class ConvertOptions:
     cells_per_part: int = 1_000_000
     overwrite: bool = False
 
+    def flags(self) -> list[str]:
+        """The wishes that are not the defaults, but for `--counts`, as the command spells them."""
+        usual, genes = ConvertOptions(), self.genes
+        said = [
+            ("--gene-column", genes.column, None),
+            ("--gene-ids", genes.id_space, usual.genes.id_space),
+            ("--species", genes.species, None),
+            ("--memory", self.memory, usual.memory),
+            ("--cells-per-part", self.cells_per_part, usual.cells_per_part),
+        ]
+        flags = [text for name, value, default in said if value != default for text in (name, str(value))]
+        return [*flags, *(["--overwrite"] if self.overwrite else [])]
+
 
 @dataclass(frozen=True, slots=True)
 class SourcePlan:
@@ -85,7 +98,7 @@ def make_plan(sources: Sequence[Path], dest: Path, options: ConvertOptions) -> P
     """
     plans = []
     for path, name in zip(sources, _names(sources), strict=True):
-        command = shlex.join(["scmf-store", "convert", *map(str, sources), "--dest", str(dest)])
+        command = shlex.join(["scmf-store", "convert", *map(str, sources), "--dest", str(dest), *options.flags()])
         with H5adFile(path) as file, reading(path, "its tables and matrices"):
             plans.append(_plan_source(file, name, options, command))
     species = check_species({str(p.path): p.genes for p in plans})
