@@ -19,10 +19,15 @@ $(STAMP): constraints.txt requirements-dev.txt $(PACKAGES:%=sub-packages/scmf-%/
 	    $(PACKAGES:%=-e sub-packages/scmf-%)
 	@touch $@
 
+# make demo DATA=my.h5ad trains on your own counts.
+demo: setup
+	$(BIN)/python scripts/demo.py $(if $(DATA),--data "$(DATA)")
+
 check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy $(PACKAGES:%=-p scmf.%)
+	$(BIN)/mypy scripts/*.py
 	$(BIN)/lint-imports
 
 format: setup

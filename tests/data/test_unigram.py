@@ -12,7 +12,7 @@ from scmf.data.config import CellsConfig
 from scmf.data.masks import Corruption
 from scmf.data.memory_source import write_store
 from scmf.data.stream import CellStream, Replica
-from scmf.data.unigram import unigram_loss
+from scmf.data.unigram import SMOOTHING, unigram_loss
 from scmf.data.vocabulary import load_vocabulary
 
 
@@ -42,15 +42,20 @@ def _stream(store, *, validation=0.2, **more):
 def test_the_loss_is_that_of_the_frequencies_in_the_training_cells(store):
     stream = _stream(store)
     vocabulary = stream.vocabulary
-    counts = dict.fromkeys(range(vocabulary.first_gene, len(vocabulary)), 1)
+    counts = dict.fromkeys(range(vocabulary.first_gene, len(vocabulary)), 0)
     for cell in stream.splits.train.take(np.arange(320)):
         for token in stream.tokenizer.encode(store, np.array([cell])).ids.tolist():
             if token in counts:
                 counts[token] += 1
-    n = sum(counts.values())
     targets = [t for i in range(2) for m in stream.validation(i).microbatches for t in m.targets.tolist()]
-    expected = -np.mean([np.log(counts[t] / n) for t in targets])
     found = unigram_loss(stream, batches=2)
+
+    def loss(extra):
+        n = sum(counts.values()) + extra * len(counts)
+        return -np.mean([np.log((counts[t] + extra) / n) for t in targets])
+
+    expected = min(map(loss, SMOOTHING))
+    assert expected == loss(found.smoothing)
     assert found.mean == pytest.approx(expected, rel=1e-12)
     assert (found.targets, found.cells) == (len(targets), 320)
     assert found.perplexity == pytest.approx(np.exp(expected))
