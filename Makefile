@@ -27,7 +27,7 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy $(PACKAGES:%=-p scmf.%)
-	$(BIN)/mypy scripts/*.py
+	$(BIN)/mypy scripts
 	$(BIN)/lint-imports
 
 format: setup

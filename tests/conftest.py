@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+# As scmf-train does, before torch is loaded: see scmf.train.cli_train.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from scmf.data.ingest.convert import convert
 from scmf.data.ingest.plan import ConvertOptions

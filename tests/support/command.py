@@ -100,7 +100,13 @@ def three_lines(result: subprocess.CompletedProcess[str]) -> tuple[str, str, str
     """What, where and fix of an error, after checking its form: three lines, no traceback, exit code not 0."""
     if result.returncode == 0 or "Traceback" in result.stderr:
         raise AssertionError(f"exit code {result.returncode}:\n{result.stdout}\n{result.stderr}")
-    what, where, fix = result.stderr.strip().splitlines()[-3:]
-    if not (what.startswith("error: ") and where.startswith("  where: ") and fix.startswith("  fix:   ")):
+    said = result.stderr.splitlines()
+    first = next((i for i, line in enumerate(said) if line.startswith("error: ")), len(said))
+    if (
+        len(said) < first + 3
+        or not said[first + 1].startswith("  where: ")
+        or not said[first + 2].startswith("  fix:   ")
+    ):
         raise AssertionError(result.stderr)
+    what, where, fix = said[first : first + 3]
     return what.removeprefix("error: "), where.removeprefix("  where: "), fix.removeprefix("  fix:   ")

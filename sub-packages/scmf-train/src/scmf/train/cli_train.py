@@ -107,11 +107,14 @@ def _ranks_to_start(config: MainConfig) -> int:
 
 def _run_rank(config: MainConfig, options: argparse.Namespace) -> None:
     """This process as one rank. Megatron is imported here, after everything cheap has been checked."""
+    # Before torch is loaded: threads that wait by spinning take the cores from those that work. Measured on two
+    # shared cores: a step takes 1.0 instead of 2 to 4 CPU-seconds, and 1 instead of 2 to 7 seconds.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from scmf.train.dry_run import dry_run
     from scmf.train.layout import lay_out
     from scmf.train.rules import check_world
     from scmf.train.run import run
-    from scmf.train.world import join_world
+    from scmf.train.world import join_world, lost_contact
 
     with join_world() as world:
         try:
@@ -125,6 +128,13 @@ def _run_rank(config: MainConfig, options: argparse.Namespace) -> None:
             if world.size == 1:
                 raise
             raise type(error)(error.what, where=f"{error.where} (rank {world.rank})", fix=error.fix) from error
+        except RuntimeError as error:
+            if not lost_contact(error):
+                raise
+            # The rank that failed tells the user what happened; this one only stops.
+            sys.stderr.write(f"rank {world.rank} stops: another rank is gone\n")
+            sys.stderr.flush()
+            os._exit(1)  # leaving in order would wait for the ranks that are gone
 
 
 if __name__ == "__main__":

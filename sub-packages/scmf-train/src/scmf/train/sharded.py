@@ -8,6 +8,7 @@ pickled index is refused unless it is made of the plain types of an index.
 from __future__ import annotations
 
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +56,21 @@ def save_shards(folder: Path, *, encoder: Any, optimizer: MegatronOptimizer, lay
         encoder: this rank's stage.
         optimizer: over its parameters.
         layout: of this run.
+
+    Raises:
+        CheckpointError: some rank could not write, on every rank.
     """
     state = _sharded_state(encoder, optimizer, layout, loading=False)
-    dist_checkpointing.save(state, str(folder), _synchronous_strategy())
+    try:
+        dist_checkpointing.save(state, str(folder), _synchronous_strategy())
+    except CheckpointException as error:
+        # torch's zip writer hides what the system said behind an error of its own.
+        free = shutil.disk_usage(folder).free
+        raise CheckpointError(
+            f"the checkpoint could not be written; the disk has {free / 1e6:,.0f} MB free",
+            where=str(folder),
+            fix="make room (or lift ulimit -f), then go on with --resume auto; earlier checkpoints are whole",
+        ) from error
 
 
 def load_shards(folder: Path, *, encoder: Any, optimizer: MegatronOptimizer, layout: Layout) -> None:

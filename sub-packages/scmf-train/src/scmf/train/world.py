@@ -69,6 +69,12 @@ def join_world() -> Iterator[World]:
         dist.destroy_process_group()
 
 
+def lost_contact(error: RuntimeError) -> bool:
+    """Whether a collective has failed because another rank is gone, by the words of gloo and NCCL."""
+    words = ("Connection closed by peer", "Connection reset by peer", "NCCL Error 6", "remote process exited")
+    return any(word in str(error) for word in words)
+
+
 def _threads(world: World) -> int:
     """Threads of this rank's kernels: what the user says, or the cores shared by the ranks of the node."""
     asked = os.environ.get("OMP_NUM_THREADS", "")

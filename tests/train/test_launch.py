@@ -1,0 +1,140 @@
+"""Ranks: started by scmf-train itself, by torchrun, and by a Slurm step; stopped together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from scmf.core.errors import MachineError
+from scmf.train.world import read_environment
+from support.command import command, curve, environment, last_step, succeed, three_lines
+from support.real import real_config, write_config
+
+SHORT = ["trainer.max_steps=4", "trainer.checkpoint.every=4", "trainer.schedule.warmup_steps=1"]
+TENSOR = "trainer.parallel.tensor=2"
+
+
+@pytest.fixture(scope="module")
+def config(demo_store, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("launch")
+    return write_config(real_config(demo_store.path, folder / "unused", *SHORT, TENSOR), folder / "cfg.yaml")
+
+
+@pytest.fixture(scope="module")
+def own(config, tmp_path_factory):
+    """Two ranks that scmf-train starts itself."""
+    directory = tmp_path_factory.mktemp("own") / "run"
+    out = succeed("scmf-train", "--config", config, "trainer.devices=2", f"trainer.result_dir={directory}")
+    assert "ranks  2 = tensor 2 x pipeline 1 x data 1" in out
+    return directory
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_torchrun_starts_the_same_run(config, own, tmp_path):
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1"]
+    arguments = ["--config", str(config), f"trainer.result_dir={tmp_path / 'run'}"]
+    subprocess.run(
+        [sys.executable, *launcher, "--master-port", str(free_port()), "-m", "scmf.train.cli_train", *arguments],
+        env=environment(GLOO_SOCKET_IFNAME="lo"),
+        capture_output=True,
+        timeout=240,
+        check=True,
+    )
+    assert curve(tmp_path / "run") == curve(own)
+
+
+def test_a_slurm_step_starts_the_same_run(config, own, tmp_path):
+    def step(rank):
+        slurm = {
+            "SLURM_STEP_NUM_TASKS": "2",
+            "SLURM_PROCID": str(rank),
+            "SLURM_LOCALID": str(rank),
+            "SLURM_STEP_TASKS_PER_NODE": "2",
+            "SLURM_STEP_NODELIST": "127.0.0.1",
+            "MASTER_PORT": str(port),
+        }
+        arguments = command("scmf-train", "--config", config, f"trainer.result_dir={tmp_path / 'run'}")
+        return subprocess.Popen(arguments, env=environment(GLOO_SOCKET_IFNAME="lo", **slurm))
+
+    port = free_port()
+    assert [process.wait(timeout=240) for process in [step(0), step(1)]] == [0, 0]
+    assert curve(tmp_path / "run") == curve(own)
+
+
+def test_a_rank_that_fails_stops_the_others_and_says_why(config, tmp_path):
+    (tmp_path / "broken.py").write_text(
+        "import os\n"
+        "from scmf.core.errors import StoreError\n"
+        "from scmf.data.config import CellsConfig\n"
+        "class OneRank(CellsConfig):\n"
+        "    def open(self, **place):\n"
+        "        if os.environ['RANK'] == '1':\n"
+        "            raise StoreError('this rank has no disk', where='broken', fix='mend it')\n"
+        "        return super().open(**place)\n"
+    )
+    result = subprocess.run(
+        command("scmf-train", "--config", config, "trainer.devices=2", "data.kind=broken.OneRank"),
+        env=environment(PYTHONPATH=str(tmp_path)),
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=120,
+        check=False,
+    )
+    what, where, _ = three_lines(result)
+    assert what == "this rank has no disk"
+    assert "(rank 1)" in where
+
+
+def test_ranks_do_not_outlive_a_killed_launcher(config, tmp_path):
+    arguments = ["trainer.devices=2", "trainer.max_steps=1000", f"trainer.result_dir={tmp_path / 'run'}"]
+    launcher = subprocess.Popen(
+        command("scmf-train", "--config", config, *arguments),
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        while last_step(tmp_path / "run") < 1:
+            assert launcher.poll() is None
+            time.sleep(0.05)
+    finally:
+        launcher.kill()
+        launcher.wait()
+    deadline = time.monotonic() + 20
+    while group_lives(launcher.pid) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    lived = group_lives(launcher.pid)
+    if lived:
+        os.killpg(launcher.pid, signal.SIGKILL)
+    assert not lived
+
+
+def group_lives(group):
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("wrong", [{"RANK": "0"}, {"RANK": "x", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}])
+def test_half_an_environment_is_refused(wrong, monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in wrong.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(MachineError, match="set together") as refused:
+        read_environment()
+    assert "torchrun" in refused.value.fix
