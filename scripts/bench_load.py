@@ -51,8 +51,12 @@ def measure_load(store_path: Path, work: Path) -> None:
     for name, layout in _LAYOUTS.items():
         stream = _stream(store_path, vocabulary, layout)
         size = stream.config.global_batch_size
-        rate = size * _rate(lambda i, s=stream, n=size: s.step(i * n), max(4, 12_800 // size))
+        rate = size * _rate(_stepper(stream, size), max(4, 12_800 // size))
         _line(name, rate, fill=_fill(stream.step(0)))
+
+
+def _stepper(stream: CellStream, size: int) -> Callable[[int], object]:
+    return lambda i: stream.step(i * size)
 
 
 def _stream(store: Path, vocabulary: Path, layout: dict[str, Any]) -> CellStream:

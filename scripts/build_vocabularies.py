@@ -48,7 +48,7 @@ def build(folder: Path, *, model: str, corpus: str, framed: bool) -> Vocabulary:
     mapping = read_dictionary(folder / f"ensembl_mapping_dict_{corpus}.parquet")
     known = set(genes)
     # The published mapping also has symbols as keys; a store's genes are Ensembl ids: only those are kept.
-    aliases = {old: new for old, new in mapping.items() if old != new and old.startswith("ENS") and new in known}
+    aliases = {old: str(new) for old, new in mapping.items() if old != new and old.startswith("ENS") and new in known}
     return Vocabulary(
         name=f"geneformer-{model.lower()}",
         version=corpus,
