@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from scmf.model.attention import PackedAttention, segment_attention
-from scmf.model.dropped_attention import DroppedAttention, Segments
+from scmf.model.dropped_attention import Segments, drop_attention
 from support.alone import alone
 
 LENGTHS = [5, 1, 17, 9]
@@ -35,7 +35,7 @@ def test_each_segment_attends_to_itself_alone(qkv):
 
 def test_dropout_drops_weights_and_scales_what_is_left(qkv):
     segments = Segments(LENGTHS, 0.25)
-    packed = DroppedAttention.apply(*(t.float() for t in qkv), segments)
+    packed = drop_attention(*(t.float() for t in qkv), segments)
     drops = [drop for _, drop in segments.drawn(2)]
     parts = zip(*(t.float().split(LENGTHS) for t in qkv), drops, strict=True)
     torch.testing.assert_close(packed, torch.cat([plain(*part, dropout=0.25) for part in parts]))
@@ -45,7 +45,7 @@ def test_the_gradient_with_dropout_is_that_of_plain_attention(qkv):
     segments = Segments(LENGTHS, 0.25)
     inputs = [t.float().requires_grad_() for t in qkv]
     weight = torch.randn(sum(LENGTHS), 2, 8, generator=torch.Generator().manual_seed(2))
-    ours = torch.autograd.grad((DroppedAttention.apply(*inputs, segments) * weight).sum(), inputs)
+    ours = torch.autograd.grad((drop_attention(*inputs, segments) * weight).sum(), inputs)
     drops = [drop for _, drop in segments.drawn(2)]
     parts = zip(*(t.split(LENGTHS) for t in inputs), drops, strict=True)
     reference = torch.cat([plain(*part, dropout=0.25) for part in parts])

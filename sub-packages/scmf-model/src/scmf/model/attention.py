@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from scmf.model.dropped_attention import DroppedAttention, Segments
+from scmf.model.dropped_attention import Segments, drop_attention
 from scmf.model.megatron import MegatronModule, PackedSeqParams, get_cuda_rng_tracker
 
 
@@ -36,8 +36,7 @@ def segment_attention(
         (T, A, E) context.
     """
     if dropout:
-        dropped: Tensor = DroppedAttention.apply(query_TAE, key_TAE, value_TAE, Segments(lengths, dropout))
-        return dropped
+        return drop_attention(query_TAE, key_TAE, value_TAE, Segments(lengths, dropout))
     # split, not slicing: its backward is one concatenation instead of a T-long zero tensor a segment.
     queries, keys, values = (torch.split(t, list(lengths)) for t in (query_TAE, key_TAE, value_TAE))
     return torch.cat([_fused(q, k, v) for q, k, v in zip(queries, keys, values, strict=True)])

@@ -17,7 +17,20 @@ from torch import Tensor
 _LEVELS = 1 << 16
 
 
-class DroppedAttention(torch.autograd.Function):
+def drop_attention(query_TAE: Tensor, key_TAE: Tensor, value_TAE: Tensor, segments: Segments) -> Tensor:
+    """Context of every token, (T, A, E), from its own segment, with weights dropped.
+
+    Args:
+        query_TAE: (T, A, E).
+        key_TAE: (T, A, E).
+        value_TAE: (T, A, E).
+        segments: lengths and what is dropped.
+    """
+    context_TAE: Tensor = _DroppedAttention.apply(query_TAE, key_TAE, value_TAE, segments)  # type: ignore[no-untyped-call]
+    return context_TAE
+
+
+class _DroppedAttention(torch.autograd.Function):
     """softmax(q k^T / sqrt(E)), of which weights are dropped, times v; each segment over itself."""
 
     @staticmethod
@@ -33,8 +46,8 @@ class DroppedAttention(torch.autograd.Function):
         return context_TAE
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        """Gradients of queries, keys and values."""
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of queries, keys and values, and none of the segments."""
         query_TAE, key_TAE, value_TAE, context_TAE = ctx.saved_tensors
         segments: Segments = ctx.segments
         grads = tuple(torch.empty_like(t) for t in (query_TAE, key_TAE, value_TAE))
