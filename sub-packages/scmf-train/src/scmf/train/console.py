@@ -18,14 +18,14 @@ class Console:
     Args:
         log: file that every line is appended to, or None for silence.
         total: optimizer steps of the run.
-        bar: show a progress bar; by default where stderr is a terminal.
+        bar: show a progress bar; by default where stdout is a terminal.
     """
 
     def __init__(self, log: Path | None, *, total: int, bar: bool | None = None) -> None:
         self._file = log.open("a", encoding="utf-8") if log is not None else None
-        self._rich = RichConsole(file=sys.stdout, highlight=False, soft_wrap=True, markup=False, emoji=False)
-        show = bool(log) and (sys.stderr.isatty() if bar is None else bar)
-        self._bar = _progress_bar() if show else None
+        self._rich = RichConsole(file=sys.stdout, highlight=False, markup=False, emoji=False)
+        show = bool(log) and (sys.stdout.isatty() if bar is None else bar)
+        self._bar = _progress_bar(self._rich) if show else None
         self._task: Any = self._bar.add_task("training", total=total, note="") if self._bar else None
 
     def say(self, line: str) -> None:
@@ -34,12 +34,15 @@ class Console:
             return
         self._file.write(time.strftime("%Y-%m-%d %H:%M:%S ") + line + "\n")
         self._file.flush()
-        (self._bar.console if self._bar else self._rich).print(line)
+        self._rich.print(line, soft_wrap=True)
 
-    def at(self, step: int, note: str) -> None:
-        """Move the bar to a step."""
-        if self._bar:
-            self._bar.update(self._task, completed=step, note=note)
+    def at(self, step: int, note: str | None = None) -> None:
+        """Move the bar to a step; a note stays until the next one."""
+        if self._bar is None:
+            return
+        self._bar.update(self._task, completed=step)
+        if note is not None:
+            self._bar.update(self._task, note=note)
 
     def __enter__(self) -> Self:
         if self._bar:
@@ -53,14 +56,14 @@ class Console:
             self._file.close()
 
 
-def _progress_bar() -> Progress:
+def _progress_bar(console: RichConsole) -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[note]}"),
         TimeRemainingColumn(),
-        console=RichConsole(file=sys.stderr, highlight=False),
+        console=console,
         transient=True,
     )
 

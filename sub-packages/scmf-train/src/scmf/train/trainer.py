@@ -96,6 +96,7 @@ class Trainer:
                 interval.tokens += report.loss.tokens
                 interval.data_wait += batches.last_wait
                 self._record_cells(batch.cell_ids.tolist())
+                console.at(self.step)
                 numbers: dict[str, float] = {}
                 if self._due(trainer.log.every) or report.grad_norm is None:
                     numbers |= self._numbers(report, interval)
@@ -167,7 +168,7 @@ class Trainer:
         if "val/loss" in numbers:
             parts.append(f"val loss {numbers['val/loss']:.3f}")
         console.say("  ".join(parts))
-        console.at(self.step, parts[1] if len(parts) > 1 else "")
+        console.at(self.step, parts[1])
 
     def save(self, val_loss: float | None) -> Path:
         """Write a checkpoint of the present step; collective."""
