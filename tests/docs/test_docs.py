@@ -117,7 +117,7 @@ def _options(page):
     for text in (*spans, *lines):
         # torchrun starts the module; what comes before it are torchrun's own options.
         text = text.replace("-m scmf.train.cli_train", "scmf-train")  # noqa: PLW2901
-        for match in re.finditer(r"(scmf-\w+)( [a-z]+)?([^|;&#]*)", text):
+        for match in re.finditer(r"(scmf-(?:store|recipe|train))( [a-z]+)?([^|;&#]*)", text):
             command, word, rest = match.groups()
             words = (command, word.strip()) if word and word.strip() in STORE_COMMANDS else (command,)
             yield from ((words, flag) for flag in re.findall(r"(?<!\S)--[a-z-]+", rest))
