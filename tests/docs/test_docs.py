@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 
 import pytest
@@ -33,14 +34,19 @@ INVENTED = {"trainer.optimzer.lr", "trainer.optimzer", "data.guides"}
 
 
 @pytest.fixture(scope="session")
-def page_run(tmp_path_factory):
-    """Runs a page once a session."""
+def page_run(request, tmp_path_factory):
+    """The run of a page. All pages that this session asks for are begun at once, two at a time."""
+    asked = {item.callspec.params["page"] for item in request.session.items if item.name.startswith("test_every_block")}
+    with ThreadPoolExecutor(max_workers=2) as pool:
 
-    @cache
-    def run(page) -> PageRun:
-        return run_page(page, tmp_path_factory.mktemp(page.stem) / "clone")
+        @cache
+        def begin(page) -> Future[PageRun]:
+            return pool.submit(run_page, page, tmp_path_factory.mktemp(page.stem) / "clone")
 
-    return run
+        for page in sorted(asked):
+            begin(page)
+        yield lambda page: begin(page).result()
+        pool.shutdown(cancel_futures=True)
 
 
 @pytest.mark.parametrize("page", PAGES)
