@@ -117,7 +117,8 @@ def _train_and_kill(config: Path, run: Path) -> None:
         code = process.wait()
     if code > 0:
         sys.exit(code)
-    sys.stdout.write("\n-- killed on purpose (kill -9); it goes on from its last checkpoint --\n")
+    if code < 0:
+        sys.stdout.write("\n-- killed on purpose (kill -9); it goes on from its last checkpoint --\n")
 
 
 def _baseline(config: MainConfig) -> UnigramLoss:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from scmf.core.batch import Microbatch, StepBatch
-from scmf.model.config import EncoderConfig
 from scmf.model.encoder import VocabularyShape
 from scmf.train.config import MainConfig
 from scmf.train.engine import Engine
@@ -127,4 +126,42 @@ def train_loading(changes: dict[str, Any], steps: int, load: Path, first: int) -
     return train(changes, steps, load=load, first=first)
 
 
-__all__ = ["EncoderConfig"]
+def settings_after_loading(changes: dict[str, Any], load: Path) -> list[dict[str, Any]]:
+    """Settings of the optimizer's groups after shards were read into a config with changes."""
+    config = tiny_config(**changes)
+    with join_world() as world, lay_out(world, config.trainer.parallel) as layout:
+        engine = build_engine(config, layout)
+        engine.load(load)
+        return [{k: v for k, v in group.items() if k != "params"} for group in engine.optimizer.param_groups]
+
+
+def replicated_parameters(changes: dict[str, Any], steps: int) -> dict[str, bytes]:
+    """Parameters that every tensor rank holds whole, after some steps; and whether random states are the ranks' own."""
+    config = tiny_config(**changes)
+    with join_world() as world, lay_out(world, config.trainer.parallel) as layout:
+        engine = build_engine(config, layout)
+        for step in range(steps):
+            engine.train_step(drawn_step(step, replica=layout.replica, replicas=layout.replicas), step=step)
+        return {
+            name: parameter.detach().numpy().tobytes()
+            for name, parameter in engine.encoder.named_parameters()
+            if not getattr(parameter, "tensor_model_parallel", False)
+        }
+
+
+def tracker_when_built(changes: dict[str, Any]) -> bool:
+    """Whether the ranks have random states of their own when the model is built, as Transformer Engine asks."""
+    import scmf.train.engine as module
+    from scmf.model.megatron import get_cuda_rng_tracker
+
+    config, seen = tiny_config(**changes), []
+    wrap = module._wrap
+
+    def watch(*args: Any) -> Any:
+        seen.append(get_cuda_rng_tracker().is_initialized())
+        return wrap(*args)
+
+    module._wrap = watch  # called right after the model is built
+    with join_world() as world, lay_out(world, config.trainer.parallel) as layout:
+        build_engine(config, layout)
+    return seen == [True]

@@ -14,7 +14,16 @@ from scmf.train.config import CheckpointConfig
 from support.alone import alone
 
 PROGRESS = Progress(
-    step=1, cells_seen=8, seed=42, val_loss=None, data={}, model={}, layout={"world": 1}, versions={"torch": "2"}
+    step=1,
+    max_steps=10,
+    cells_seen=8,
+    seed=42,
+    val_loss=None,
+    data={},
+    model={},
+    global_batch_size=8,
+    layout={"world": 1},
+    versions={"torch": "2"},
 )
 
 
@@ -135,3 +144,35 @@ def test_the_record_is_plain_json_that_other_tools_can_read(folder):
     record = json.loads((save(folder, 3) / checkpoint.RECORD).read_text())
     assert record["progress"]["step"] == 3
     assert set(record["files"]) == {"shard", "config.yaml"}
+
+
+def test_a_checkpoint_without_a_finite_validation_loss_is_never_the_best(folder):
+    for step, loss in enumerate([None, 3.0, None, 2.5, 5.0], start=1):
+        save(folder, step, loss)
+    assert (folder.path / "best").resolve().name == "step_00000004"
+
+
+def test_no_link_points_at_nothing(tmp_path):
+    alone()
+    folder = CheckpointFolder(tmp_path / "checkpoints", CheckpointConfig(every=1, keep_best=0, keep_last=1))
+    for step, loss in enumerate([1.0, 2.0, 3.0], start=1):
+        save(folder, step, loss)
+    assert not (folder.path / "best").is_symlink()
+    folder.set_aside_after(0)
+    assert not (folder.path / "last").is_symlink()
+    assert find("auto", folder) is None
+
+
+def test_a_run_directory_gives_its_newest_checkpoint_even_without_links(folder, tmp_path):
+    two = [save(folder, step) for step in (1, 2)][1]
+    (folder.path / "last").unlink()
+    assert find(str(tmp_path), folder) == two.resolve()
+
+
+def test_a_record_with_an_unknown_key_is_refused_not_a_traceback(folder):
+    path = save(folder, 1)
+    record = json.loads((path / checkpoint.RECORD).read_text())
+    record["progress"]["colour"] = "red"
+    (path / checkpoint.RECORD).write_text(json.dumps(record))
+    with pytest.raises(CheckpointError, match="record cannot be read"):
+        read_progress(path)

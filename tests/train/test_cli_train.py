@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -211,3 +212,29 @@ def test_help_answers_at_once_with_an_example():
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     assert "scmf-train --config cfg.yaml --resume auto" in succeed("scmf-train", "--help")
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 1.5
+
+
+def test_a_disk_that_is_full_when_a_save_begins_is_told_in_three_lines(config, tmp_path):
+    with small_disk(tmp_path / "disk", "256k") as disk:
+        what, _, fix = three_lines(run("scmf-train", "--config", config, f"trainer.result_dir={disk / 'run'}"))
+        assert "could not be written" in what or "No space left" in what
+        assert "--resume auto" in fix
+
+
+def test_a_reader_that_goes_away_does_not_stop_the_run(config, tmp_path):
+    words = " ".join(map(str, command("scmf-train", "--config", config)))
+    subprocess.run(
+        ["bash", "-c", f"{words} | head -1"], env=environment(), capture_output=True, timeout=240, check=True
+    )
+    assert last_step(tmp_path / "run") == 4
+    assert "step 4/4" in (tmp_path / "run" / "log.txt").read_text()
+
+
+def test_10m_pretraining_at_2048_tokens_stays_under_six_gigabytes(demo_store, tmp_path):
+    recipe = ["--recipe", "10m-pretrain", "--data-path", str(demo_store.path), "--dest", str(tmp_path / "10m.yaml")]
+    succeed("scmf-recipe", *recipe)
+    out = succeed("scmf-train", "--config", tmp_path / "10m.yaml", "--dry-run", OMP_NUM_THREADS="2")
+    assert "10,300,032 parameters" in out
+    assert "16,384 tokens in 1 microbatches" in out
+    (peak,) = re.findall(r"([\d.]+) GB resident", out)
+    assert float(peak) < 6.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -12,8 +13,9 @@ import time
 import pytest
 
 from scmf.core.errors import MachineError
+from scmf.train.launch import under_launcher
 from scmf.train.world import read_environment
-from support.command import command, curve, environment, last_step, succeed, three_lines
+from support.command import command, curve, environment, last_step, run, succeed, three_lines
 from support.real import real_config, write_config
 
 SHORT = ["trainer.max_steps=4", "trainer.checkpoint.every=4", "trainer.schedule.warmup_steps=1"]
@@ -92,9 +94,41 @@ def test_a_rank_that_fails_stops_the_others_and_says_why(config, tmp_path):
         timeout=120,
         check=False,
     )
-    what, where, _ = three_lines(result)
+    what, _, _ = three_lines(result)
     assert what == "this rank has no disk"
-    assert "(rank 1)" in where
+    assert result.stderr.count("error:") == 1
+
+
+def test_a_fault_of_all_ranks_is_told_once(config, tmp_path):
+    result = run("scmf-train", "--config", config, "trainer.devices=2", f"data.store={tmp_path / 'absent'}")
+    _, where, _ = three_lines(result)
+    assert "absent" in where
+    assert result.stderr.count("error:") == 1
+
+
+def test_a_damaged_checkpoint_under_two_ranks_is_told_once_and_rightly(config, own, tmp_path):
+    directory = shutil.copytree(own, tmp_path / "run", symlinks=True)
+    shard = next((directory / "checkpoints" / "last").resolve().glob("*.distcp"))
+    shard.write_bytes(shard.read_bytes()[:-100])
+    words = ["--resume", "auto", "trainer.devices=2", f"trainer.result_dir={directory}"]
+    result = run("scmf-train", "--config", config, *words)
+    what, _, _ = three_lines(result)
+    assert what == f"{shard.name} does not have the bytes that were written"
+    assert result.stderr.count("error:") == 1
+
+
+def test_an_explicit_number_of_ranks_that_the_launcher_does_not_meet_is_refused(config, tmp_path):
+    alone = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+    what, _, _ = three_lines(run("scmf-train", "--config", config, "trainer.devices=2", **alone))
+    assert "the launcher has started 1" in what
+
+
+def test_a_shell_in_a_slurm_step_of_one_task_is_no_launcher(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
+    assert not under_launcher()
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    assert under_launcher()
 
 
 def test_ranks_do_not_outlive_a_killed_launcher(config, tmp_path):

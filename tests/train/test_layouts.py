@@ -6,7 +6,7 @@ import pytest
 
 from support.ranks import run_ranks
 from support.real import steps_on_ranks
-from support.tiny import train
+from support.tiny import replicated_parameters, tracker_when_built, train
 
 STEPS = 30
 TENSOR = "trainer.parallel.tensor=2"
@@ -87,13 +87,17 @@ def test_dropout_differs_between_steps_and_repeats_with_the_seed():
 
 
 @pytest.mark.parametrize("sequence", [False, True], ids=["TP2", "TP2xSP"])
-def test_tensor_ranks_agree_under_dropout(sequence):
+def test_tensor_ranks_hold_the_same_replicated_parameters_under_dropout(sequence):
     changes = {
         "model__hidden_dropout": 0.2,
         "model__attention_dropout": 0.2,
         "trainer__parallel__tensor": 2,
         "trainer__parallel__sequence": sequence,
     }
-    one, two = run_ranks(train, 2, changes, 10)
-    assert one == two
-    assert one[-1][0] < one[0][0]
+    one, two = run_ranks(replicated_parameters, 2, changes, 10)
+    assert len(one) > 30
+    assert [name for name in one if one[name] != two[name]] == []
+
+
+def test_ranks_have_random_states_of_their_own_before_the_model_is_built():
+    assert run_ranks(tracker_when_built, 2, {"trainer__parallel__tensor": 2}) == [True, True]

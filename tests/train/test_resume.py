@@ -8,7 +8,9 @@ import shutil
 import pytest
 
 from support.command import curve, kill_when, last_step, lines, run, succeed, three_lines
+from support.ranks import run_ranks
 from support.real import real_config, write_config
+from support.tiny import settings_after_loading, train_saving
 
 DROPOUT = ["model.hidden_dropout=0.1", "model.attention_dropout=0.1"]
 SAVING = ["trainer.max_steps=24", "trainer.checkpoint.every=4", "trainer.validate.every=8"]
@@ -88,15 +90,19 @@ def test_a_finished_run_is_not_written_over(config, copy):
         pytest.param(
             "model.hidden=32", "model hidden is 32 in this configuration and 64 in the checkpoint", id="model"
         ),
+        pytest.param("model.layernorm_epsilon=1e-3", "model layernorm_epsilon is 0.001", id="any key of the model"),
+        pytest.param("trainer.precision=bf16", "model precision is bf16", id="precision"),
         pytest.param("data.split.validation=0.2", "data split is", id="split"),
-        pytest.param("trainer.seed=1", "seed is 1 in this configuration and 42", id="seed"),
+        pytest.param("trainer.seed=1", "trainer.seed is 1 in this configuration and 42", id="seed"),
         pytest.param("data.tokenizer.vocabulary=geneformer-v2", "data vocabulary is", id="vocabulary"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused_with_the_difference(config, copy, change, says):
+    before = (copy / "config.yaml").read_text(), (copy / "run.json").read_text()
     what, _, fix = three_lines(run("scmf-train", *arguments(config, copy, change)))
     assert says in what
     assert "init_from" in fix
+    assert before == ((copy / "config.yaml").read_text(), (copy / "run.json").read_text())
 
 
 def test_a_damaged_checkpoint_is_refused_by_name(config, copy):
@@ -132,3 +138,83 @@ def test_resume_before_the_first_checkpoint_begins_again(config, uncut, tmp_path
     out = succeed("scmf-train", *arguments(config, directory))
     assert "nothing to resume yet" in out
     assert curve(directory) == curve(uncut)
+
+
+def test_a_resume_before_the_first_checkpoint_starts_from_the_weights_asked_for(config, uncut, tmp_path):
+    start = [f"model.init_from={uncut}", "trainer.max_steps=2", "trainer.schedule.warmup_steps=1"]
+    out = succeed("scmf-train", *arguments(config, tmp_path / "a", *start))
+    assert "weights from" in out
+    succeed("scmf-train", "--config", config, *start, f"trainer.result_dir={tmp_path / 'b'}")
+    assert curve(tmp_path / "a") == curve(tmp_path / "b")
+
+
+def test_damaged_weights_do_not_start_a_run(config, copy, tmp_path):
+    newest = max((copy / "checkpoints").glob("step_*"))
+    shard = next(newest.glob("*.distcp"))
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    start = [f"model.init_from={newest}", f"trainer.result_dir={tmp_path / 'next'}"]
+    what, _, _ = three_lines(run("scmf-train", "--config", config, *start))
+    assert what == f"{shard.name} does not have the bytes that were written"
+    assert not (tmp_path / "next" / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        pytest.param("data.tokenizer.vocabulary=geneformer-v2", "the vocabulary is", id="vocabulary"),
+        pytest.param("model.hidden=32", "model hidden is 32", id="size"),
+        pytest.param("data.tokenizer.seq_length=64", "model seq_length is 64", id="positions"),
+    ],
+)
+def test_weights_of_another_vocabulary_or_size_do_not_start_a_run(config, uncut, tmp_path, change, says):
+    start = [f"model.init_from={uncut}", f"trainer.result_dir={tmp_path / 'next'}", change]
+    what, _, fix = three_lines(run("scmf-train", "--config", config, *start))
+    assert says in what
+    assert "config.yaml" in fix
+
+
+def test_the_settings_of_the_optimizer_are_those_of_the_config_not_of_the_checkpoint(tmp_path):
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    run_ranks(train_saving, 1, {}, 2, folder)
+    changes = {"trainer__optimizer__weight_decay": 0.3, "trainer__optimizer__beta2": 0.95}
+    (groups,) = run_ranks(settings_after_loading, 1, changes, folder)
+    assert {group["betas"] for group in groups} == {(0.9, 0.95)}
+    assert {group["weight_decay"] for group in groups} == {0.0, 0.3}
+
+
+def test_the_checkpoint_of_another_run_does_not_go_on_in_a_folder_that_holds_one(config, uncut, copy):
+    theirs = max((uncut / "checkpoints").glob("step_*"))
+    what, _, _ = three_lines(run("scmf-train", "--config", config, "--resume", theirs, f"trainer.result_dir={copy}"))
+    assert what == "this folder already holds a run"
+    assert curve(copy) == curve(uncut)
+
+
+def test_a_finished_run_has_nothing_to_do(config, copy, uncut):
+    assert "nothing to do: the run is at step 24 of 24" in succeed("scmf-train", *arguments(config, copy))
+    assert curve(copy) == curve(uncut)
+
+
+def test_two_runs_in_one_folder_at_once_are_refused(config, tmp_path):
+    directory = tmp_path / "run"
+    said = []
+
+    def beside():
+        if last_step(directory) >= 2:
+            said.append(three_lines(run("scmf-train", *arguments(config, directory))))
+        return bool(said)
+
+    assert kill_when(arguments(config, directory, "trainer.max_steps=2000"), beside)
+    what, where, _ = said[0]
+    assert what.startswith("another run is using this folder: process ")
+    assert where == str(directory)
+
+
+def test_epochs_under_another_batch_size_are_refused_rather_than_cut_short(config, tmp_path):
+    directory = tmp_path / "run"
+    epochs = ["trainer.max_steps=null", "trainer.max_epochs=1"]
+    assert kill_when(arguments(config, directory, *epochs), lambda: last_step(directory) >= 5)
+    what, _, _ = three_lines(run("scmf-train", *arguments(config, directory, *epochs, "data.global_batch_size=16")))
+    assert "data.global_batch_size with max_epochs is 16" in what

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from scmf.core.errors import ConfigError, run_command
+from scmf.core.command import Parser
+from scmf.core.errors import run_command
 
 if TYPE_CHECKING:
     from scmf.data.ingest.convert import Conversion
@@ -27,13 +28,6 @@ examples:
   scmf-store vocabulary data/fish --out fish.parquet
 """
 _UNITS: Final = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30}
-
-
-class _Parser(argparse.ArgumentParser):
-    """Argument parser whose complaints have the three lines of every other error."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message, where="command line", fix=f"{self.prog} --help")
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -74,7 +68,7 @@ def _positive(text: str) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _command(None, "scmf-store", "Cell stores: make, look at, check, measure, tokenize.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
     _add_convert(commands)
     info = _command(commands, "info", "Print what a store holds.", run=_info)
     info.add_argument("--json", action="store_true", help="the facts as one JSON object")
@@ -94,7 +88,7 @@ def _command(commands: Any, name: str, text: str, *, run: Callable[..., int] | N
         "epilog": _EXAMPLES + "--debug shows the traceback of an error.",
     }
     if commands is None:
-        return _Parser(prog=name, **looks)
+        return Parser(prog=name, **looks)
     parser: argparse.ArgumentParser = commands.add_parser(name, help=text, **looks)
     parser.set_defaults(run=run)
     if name != "convert":
@@ -286,3 +280,7 @@ def _describe(manifest: Manifest) -> list[str]:
         cells = f"cells {source.first_cell:,} to {source.first_cell + source.n_cells - 1:,}"
         lines.append(f"source       {source.name}: {cells}, counts from {source.counts}, xxh3 {source.checksum}")
     return lines
+
+
+if __name__ == "__main__":
+    main()

@@ -30,12 +30,6 @@ def use_device(device: torch.device) -> None:
         torch.cuda.set_device(device)  # noqa: TID251
 
 
-def synchronize(device: torch.device) -> None:
-    """Wait until the device has done all that was asked of it; needed around timings only."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)  # noqa: TID251
-
-
 def peak_memory(device: torch.device) -> int:
     """Largest number of bytes that tensors have held on a GPU since the start; 0 on a CPU."""
     return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else 0  # noqa: TID251

@@ -47,7 +47,7 @@ with warnings.catch_warnings():
     from megatron.core.transformer.enums import AttnMaskType, ModelType
     from megatron.core.transformer.identity_op import IdentityOp
     from megatron.core.transformer.mlp import MLP, MLPSubmodules
-    from megatron.core.transformer.module import Float16Module, MegatronModule
+    from megatron.core.transformer.module import MegatronModule
     from megatron.core.transformer.spec_utils import ModuleSpec, build_module
     from megatron.core.transformer.transformer_block import TransformerBlock, TransformerBlockSubmodules
     from megatron.core.transformer.transformer_config import TransformerConfig
@@ -60,7 +60,6 @@ __all__ = [
     "ColumnParallelLinear",
     "DistributedDataParallel",
     "DistributedDataParallelConfig",
-    "Float16Module",
     "IdentityOp",
     "LanguageModule",
     "MLPSubmodules",

@@ -92,7 +92,7 @@ def choose_kernels() -> Kernels:
         raise MachineError(
             "this machine has a GPU but no Transformer Engine",
             where="scmf.model.spec",
-            fix="pip install 'scmf-model[gpu]', or hide the GPU with CUDA_VISIBLE_DEVICES= to run on the CPU",
+            fix="pip install 'transformer-engine[pytorch]' (docs/gpu.md), or CUDA_VISIBLE_DEVICES= to run on the CPU",
         )
     return "te" if has_transformer_engine() else "local"
 
@@ -118,7 +118,7 @@ def transformer_engine_parts() -> Parts:
         raise MachineError(
             "Transformer Engine is not usable here: it needs a CUDA device and its package",
             where="scmf.model.spec",
-            fix="pip install 'scmf-model[gpu]' on a machine with a GPU",
+            fix="pip install 'transformer-engine[pytorch]' on a machine with a GPU (docs/gpu.md)",
         )
     from megatron.core.extensions import transformer_engine as te
 

@@ -35,6 +35,8 @@ class Progress:
 
     step: int
     """Optimizer steps done."""
+    max_steps: int
+    """Length of the run: the horizon of its schedule."""
     cells_seen: int
     """Cells drawn so far: the data position."""
     seed: int
@@ -43,7 +45,9 @@ class Progress:
     data: dict[str, str]
     """Fingerprints of store, vocabulary and split."""
     model: dict[str, Any]
-    """Kind and sizes of the model."""
+    """What a resumed run must have unchanged of the model: kind, sizes, norms, precision."""
+    global_batch_size: int
+    """Cells a step; may change at a resume, because the data position counts cells."""
     layout: dict[str, int]
     """Ranks by axis when it was saved; another layout may read it."""
     versions: dict[str, str]
@@ -99,23 +103,35 @@ class CheckpointFolder:
         _write_record(aside, progress)
         if final.exists():
             # A run resumed from an older step comes by here again.
-            shutil.rmtree(final)
+            self._remove(final)
         aside.rename(final)
         _sync_folder(self.path)
         self._prune()
 
     def _prune(self) -> None:
         """Keep the newest and the best, remove the rest, and point the links."""
-        complete = {path: read_progress(path) for path in self.complete()}
-        last = list(complete)[-self.config.keep_last :]
-        rated = [(p.val_loss, path) for path, p in complete.items() if p.val_loss is not None]
-        best = [path for _, path in sorted(rated)][: max(1, self.config.keep_best)]
+        complete = self.complete()
+        keep = {*complete[-self.config.keep_last :], *self._best()[: self.config.keep_best]}
         for path in complete:
-            if path not in last and path not in best[: self.config.keep_best]:
-                shutil.rmtree(path)
-        _point(self.path / "last", last[-1])
-        if best and best[0].exists():
-            _point(self.path / "best", best[0])
+            if path not in keep:
+                self._remove(path)
+        self._link()
+
+    def _best(self) -> list[Path]:
+        """Complete checkpoints with a validation loss, lowest first."""
+        rated = [(read_progress(path).val_loss, path) for path in self.complete()]
+        return [path for _, path in sorted((loss, path) for loss, path in rated if loss is not None)]
+
+    def _link(self) -> None:
+        """Point `last` and `best` at what they name; a link to nothing is removed."""
+        best = self._best() if self.config.keep_best else []
+        for name, targets in (("last", self.complete()[-1:]), ("best", best[:1])):
+            (self.path / name).unlink(missing_ok=True) if not targets else _point(self.path / name, targets[0])
+
+    def _remove(self, path: Path) -> None:
+        """Remove a checkpoint so that, killed in between, no half of it counts as whole."""
+        aside = _unused(self.path / f"{_ASIDE}removing-{path.name}")
+        shutil.rmtree(path.rename(aside))
 
     def complete(self) -> list[Path]:
         """Folders of complete checkpoints, oldest first."""
@@ -133,7 +149,10 @@ class CheckpointFolder:
             Their new names.
         """
         later = [path for path in self.complete() if read_progress(path).step > step]
-        return [path.rename(_unused(path.with_name(f"abandoned_{path.name}"))) for path in later]
+        moved = [path.rename(_unused(path.with_name(f"abandoned_{path.name}"))) for path in later]
+        if moved:
+            self._link()
+        return moved
 
     def newest(self) -> Path | None:
         """The newest complete checkpoint, or None."""
@@ -147,7 +166,10 @@ def read_progress(folder: Path) -> Progress:
         CheckpointError: no record, or not one of this version.
     """
     record = _read_record(folder)
-    return Progress(**record["progress"])
+    try:
+        return Progress(**record["progress"])
+    except TypeError as error:
+        raise _unreadable(folder / RECORD, str(error)) from error
 
 
 def verify(folder: Path) -> None:
@@ -184,10 +206,11 @@ def find(resume: str, folder: CheckpointFolder) -> Path | None:
     if resume == "auto":
         return folder.newest()
     path = Path(resume)
-    candidates = [path, path / "checkpoints" / "last", path / "last"]
-    for candidate in candidates:
-        if (candidate / RECORD).is_file():
-            return candidate.resolve()
+    if (path / RECORD).is_file():
+        return path.resolve()
+    for inner in (path / "checkpoints", path):
+        if newest := CheckpointFolder(inner, folder.config).newest():
+            return newest.resolve()
     raise CheckpointError(
         "there is no complete checkpoint", where=resume, fix="name a step_* folder or a run directory that has some"
     )

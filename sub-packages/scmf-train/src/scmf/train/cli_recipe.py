@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from scmf.core.command import Parser
 from scmf.core.config_write import json_schema, to_yaml, write_config
 from scmf.core.errors import ConfigError, run_command
 from scmf.train.config import MainConfig
@@ -23,13 +24,6 @@ examples:
   scmf-recipe --schema > scmf.schema.json
 then: scmf-train --config cfg.yaml
 """
-
-
-class _Parser(argparse.ArgumentParser):
-    """Argument parser whose complaints have the three lines of every other error."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message, where="command line", fix=f"{self.prog} --help")
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -81,7 +75,7 @@ def describe(recipe: Recipe) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="scmf-recipe",
         description="Write the complete, commented configuration of a run.",
         epilog=_EXAMPLES,
@@ -147,3 +141,7 @@ def _table(rows: Sequence[tuple[str, ...]], right: tuple[int, ...] = ()) -> str:
         ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

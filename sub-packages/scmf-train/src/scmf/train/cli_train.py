@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
+from scmf.core.command import Parser
 from scmf.core.errors import ConfigError, ScmfError, run_command
 from scmf.train.config import MainConfig, load_config
 from scmf.train.launch import die_with_launcher, run_ranks, under_launcher
@@ -21,13 +22,6 @@ examples:
   torchrun --nnodes 2 --nproc-per-node 8 ... -m scmf.train.cli_train --config cfg.yaml
 A config can name code (kind: my_package.MyConfig): run only configs that you trust.
 """
-
-
-class _Parser(argparse.ArgumentParser):
-    """Argument parser whose complaints have the three lines of every other error."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(message, where="command line", fix=f"{self.prog} --help")
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -60,7 +54,7 @@ def train_command(argv: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="scmf-train",
         description="Train the model that a config describes.",
         epilog=_EXAMPLES,
@@ -77,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         "--resume-if-exists", dest="resume", action="store_const", const="auto", help="the same as --resume auto"
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="build everything, run one step, print sizes and speed; write nothing"
+        "--dry-run", action="store_true", help="build everything, run two steps, print sizes and speed; write nothing"
     )
     parser.add_argument("--data-config-cls", metavar="CLASS", help="dotted path of the class of the data section")
     parser.add_argument("--model-config-cls", metavar="CLASS", help="dotted path of the class of the model section")
@@ -112,12 +106,13 @@ def _run_rank(config: MainConfig, options: argparse.Namespace) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from scmf.train.dry_run import dry_run
     from scmf.train.layout import lay_out
-    from scmf.train.rules import check_world
+    from scmf.train.rules import check_launched, check_world
     from scmf.train.run import run
     from scmf.train.world import join_world, lost_contact
 
     with join_world() as world:
         try:
+            check_launched(config, world.size)
             check_world(config, world.size)
             with lay_out(world, config.trainer.parallel) as layout:
                 if options.dry_run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from datetime import timedelta
@@ -10,6 +11,17 @@ from typing import Any, Self
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from scmf.train.run_directory import writing
+
+
+class _Screen(RichConsole):
+    """rich's console, which does not end the run when whoever reads the lines has gone (`| head`)."""
+
+    def on_broken_pipe(self) -> None:
+        """Fall silent; log.txt has the lines."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Console:
@@ -22,8 +34,9 @@ class Console:
     """
 
     def __init__(self, log: Path | None, *, total: int, bar: bool | None = None) -> None:
+        self._path = log or Path(os.devnull)
         self._file = log.open("a", encoding="utf-8") if log is not None else None
-        self._rich = RichConsole(file=sys.stdout, highlight=False, markup=False, emoji=False)
+        self._rich = _Screen(file=sys.stdout, highlight=False, markup=False, emoji=False)
         show = bool(log) and (sys.stdout.isatty() if bar is None else bar)
         self._bar = _progress_bar(self._rich) if show else None
         self._task: Any = self._bar.add_task("training", total=total, note="") if self._bar else None
@@ -32,8 +45,9 @@ class Console:
         """Print a line and keep it in the log."""
         if self._file is None:
             return
-        self._file.write(time.strftime("%Y-%m-%d %H:%M:%S ") + line + "\n")
-        self._file.flush()
+        with writing(self._path):
+            self._file.write(time.strftime("%Y-%m-%d %H:%M:%S ") + line + "\n")
+            self._file.flush()
         self._rich.print(line, soft_wrap=True)
 
     def at(self, step: int, note: str | None = None) -> None:

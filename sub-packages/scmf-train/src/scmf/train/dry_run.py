@@ -1,4 +1,4 @@
-"""`scmf-train --dry-run`: everything is built, one step is run, nothing is written."""
+"""`scmf-train --dry-run`: everything is built, two steps are run, nothing is written."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ from scmf.model.megatron import (
 )
 from scmf.train.config import MainConfig
 from scmf.train.layout import Layout, seed_step
-from scmf.train.optimizer import build_optimizer, update
+from scmf.train.optimizer import apply_settings, build_optimizer, update
 from scmf.train.schedule import learning_rate
 from scmf.train.sharded import load_shards, load_weights, save_shards
 from scmf.train.step import LossSum, Passes
@@ -67,7 +67,10 @@ class Engine:
         trainer = config.trainer
         self.layout = layout
         self.max_steps = max_steps
+        self.precision = precision
         self.settings = trainer
+        # Before the model is built: Transformer Engine asks then whether the ranks have random states of their own.
+        seed_step(layout, seed=trainer.seed, step=0)
         self.encoder: Encoder = config.model.build(
             vocabulary=vocabulary,
             groups=layout.groups,
@@ -125,6 +128,8 @@ class Engine:
     def load(self, folder: Path) -> None:
         """Read weights and optimizer state; collective."""
         load_shards(folder, encoder=self.encoder, optimizer=self.optimizer, layout=self.layout)
+        # The groups come back with the settings they were saved with; this run's config decides.
+        apply_settings(self.optimizer, self.settings.optimizer)
 
     def load_weights(self, folder: Path) -> None:
         """Read weights alone; collective."""

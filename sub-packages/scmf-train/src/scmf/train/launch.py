@@ -17,12 +17,19 @@ from types import FrameType
 
 PARENT = "SCMF_LAUNCHER_PID"
 _GRACE_SECONDS = 30.0
+_LAST_WORDS_SECONDS = 5.0
+"""Time in which ranks may end by themselves, and say why, after one has failed."""
 _PR_SET_PDEATHSIG = 1
 
 
 def under_launcher() -> bool:
     """Whether torchrun, Slurm or this file has started this process as a rank."""
-    return "RANK" in os.environ or "SLURM_STEP_NUM_TASKS" in os.environ
+    return "RANK" in os.environ or in_slurm_step()
+
+
+def in_slurm_step() -> bool:
+    """Whether this is one of several tasks of a Slurm step; a shell from `srun --pty` is a step of one."""
+    return os.environ.get("SLURM_STEP_NUM_TASKS", "1") != "1"
 
 
 def run_ranks(ranks: int, arguments: Sequence[str]) -> int:
@@ -75,7 +82,7 @@ def _start(rank: int, ranks: int, port: int, arguments: Sequence[str]) -> subpro
     environment.setdefault("OMP_NUM_THREADS", str(max(1, cores // ranks)))
     # One node: gloo need not ask which address the host's name has, which fails on many laptops.
     environment.setdefault("GLOO_SOCKET_IFNAME", "lo" if sys.platform.startswith("linux") else "lo0")
-    return subprocess.Popen([sys.executable, "-m", "scmf.train.cli_train", *arguments], env=environment)
+    return subprocess.Popen([sys.executable, "-P", "-m", "scmf.train.cli_train", *arguments], env=environment)
 
 
 def _free_port() -> int:
@@ -90,13 +97,21 @@ def _wait(processes: list[subprocess.Popen[bytes]]) -> int:
         while any(process.poll() is None for process in processes):
             failed = [p.returncode for p in processes if p.returncode not in (None, 0)]
             if failed:
+                _let_end(processes)
                 _stop(processes)
                 return _exit_code(failed[0])
             time.sleep(0.05)
     except KeyboardInterrupt:
         _stop(processes)
+        sys.stderr.write("stopped by Ctrl-C; --resume auto goes on from the last checkpoint\n")
         return 130
     return next((_exit_code(p.returncode) for p in processes if p.returncode), 0)
+
+
+def _let_end(processes: list[subprocess.Popen[bytes]]) -> None:
+    deadline = time.monotonic() + _LAST_WORDS_SECONDS
+    while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 def _exit_code(returncode: int) -> int:

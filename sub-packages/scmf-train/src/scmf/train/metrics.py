@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from scmf.core.errors import MachineError
+from scmf.train.run_directory import writing
 
 Numbers = Mapping[str, float | int]
 
@@ -35,13 +36,19 @@ class MetricsFile:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, step: int, numbers: Numbers) -> None:
-        """Append one line. Numbers that are not finite become null, which JSON has."""
+        """Append one line. Numbers that are not finite become null, which JSON has.
+
+        Raises:
+            TrainingError: the disk is full, or gone.
+        """
         clean = {k: v if math.isfinite(v) else None for k, v in numbers.items()}
-        self._file.write(json.dumps({"step": step, **clean}) + "\n")
-        self._file.flush()
+        with writing(self._path):
+            self._file.write(json.dumps({"step": step, **clean}) + "\n")
+            self._file.flush()
 
     def close(self) -> None:
         """Close the file."""
@@ -53,13 +60,13 @@ class TensorBoardMirror:
 
     Args:
         folder: of the event files.
-        resumed_at: step from which on earlier events are void.
+        first_step: events of an earlier start at this step or later are void.
 
     Raises:
         MachineError: tensorboard is not installed.
     """
 
-    def __init__(self, folder: Path, *, resumed_at: int | None) -> None:
+    def __init__(self, folder: Path, *, first_step: int) -> None:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)  # of protobuf, inside tensorboard
@@ -68,9 +75,9 @@ class TensorBoardMirror:
             raise MachineError(
                 "trainer.log.tensorboard is true, but tensorboard is not installed",
                 where="trainer.log.tensorboard",
-                fix="pip install 'scmf-train[tensorboard]', or set trainer.log.tensorboard=false",
+                fix="pip install tensorboard, or set trainer.log.tensorboard=false",
             ) from error
-        self._writer: Any = SummaryWriter(str(folder), purge_step=resumed_at)
+        self._writer: Any = SummaryWriter(str(folder), purge_step=first_step)
 
     def write(self, step: int, numbers: Numbers) -> None:
         """Add one point to every curve."""

@@ -56,17 +56,23 @@ def build_optimizer(
             use_gloo_process_groups=False,
             pg_collection=groups,
         )
-    for group in optimizer.param_groups:
-        group["weight_decay"] = config.weight_decay * group["wd_mult"]
-        if wrapped_device(wrapped).type == "cpu":
-            # torch's one-pass kernel; on GPUs Megatron has taken Transformer Engine's.
-            group["fused"], group["foreach"] = True, False
+    apply_settings(optimizer, config)
     return optimizer
 
 
-def wrapped_device(model: nn.Module) -> torch.device:
-    """Device of a model's first parameter."""
-    return next(model.parameters()).device
+def apply_settings(optimizer: MegatronOptimizer, config: OptimizerConfig) -> None:
+    """Write the config's settings into the parameter groups: at the start, and again over those of a checkpoint.
+
+    Args:
+        optimizer: whose groups are written.
+        config: decay, betas, epsilon. The learning rate is written at every step.
+    """
+    for group in optimizer.param_groups:
+        group["weight_decay"] = config.weight_decay * group["wd_mult"]
+        group["betas"], group["eps"] = (config.beta1, config.beta2), config.eps
+        if group["params"] and group["params"][0].device.type == "cpu":
+            # torch's one-pass kernel; on GPUs Megatron has taken Transformer Engine's.
+            group["fused"], group["foreach"] = True, False
 
 
 def mark_decay(model: nn.Module) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from scmf.core.config_fault import Fault, config_error
+from scmf.core.errors import ConfigError
 from scmf.model.config import largest_divisor
 
 if TYPE_CHECKING:
@@ -39,6 +40,22 @@ def check_world(config: MainConfig, world_size: int) -> int:
     if faults:
         raise config_error(faults, source=f"a run on {world_size} ranks")
     return world_size // config.trainer.parallel.model_ranks
+
+
+def check_launched(config: MainConfig, world_size: int) -> None:
+    """An explicit number of ranks is met exactly, whoever starts them.
+
+    Raises:
+        ConfigError: the launcher has started another number of ranks.
+    """
+    asked = config.trainer.world_size
+    if asked is not None and asked != world_size:
+        raise ConfigError(
+            f"trainer.devices={config.trainer.devices} x nodes={config.trainer.nodes} is {asked} ranks, and the "
+            f"launcher has started {world_size}",
+            where="trainer.devices",
+            fix="write devices: auto and nodes: 1 where torchrun or Slurm decides, or start that many ranks",
+        )
 
 
 def world_faults(config: MainConfig, world_size: int) -> Iterator[Fault]:

@@ -18,10 +18,12 @@ from scmf.model.config import MlmTask
 from scmf.model.device import device_name
 from scmf.model.encoder import VocabularyShape
 from scmf.model.spec import choose_kernels
-from scmf.train.checkpoint import CheckpointFolder, find
+from scmf.train.agreement import on_first, together
+from scmf.train.checkpoint import RECORD, find, read_progress, verify
 from scmf.train.config import MainConfig, with_steps
 from scmf.train.console import Console
 from scmf.train.engine import Engine
+from scmf.train.identity import refuse_another_run, refuse_other_weights
 from scmf.train.layout import Layout
 from scmf.train.metrics import Metrics, MetricsFile, MetricSink, TensorBoardMirror
 from scmf.train.run_directory import RunDirectory, start_record
@@ -80,9 +82,9 @@ def build_trainer(config: MainConfig, layout: Layout) -> tuple[Trainer, Resolved
     Raises:
         ScmfError: any section that cannot be built here.
     """
-    stream = open_cells(config, layout)
+    stream = together(lambda: open_cells(config, layout))
     config = with_steps(config, stream.n_train)
-    resolved = resolve(config, layout, config.trainer.steps)
+    resolved = together(lambda: resolve(config, layout, config.trainer.steps))
     seq_length = config.data.tokenizer.seq_length
     engine = Engine(
         config,
@@ -109,30 +111,85 @@ def run(config: MainConfig, layout: Layout, *, resume: str | None) -> None:
     Raises:
         ScmfError: what the user can mend.
     """
-    directory = RunDirectory(Path(config.trainer.result_dir))
-    checkpoints = CheckpointFolder(directory.checkpoints, config.trainer.checkpoint)
-    if resume is None:
-        directory.refuse_to_overwrite()
-    start = find(resume, checkpoints) if resume else None
     trainer, resolved = build_trainer(config, layout)
+    by_epochs = config.trainer.max_epochs is not None
     with ExitStack() as stack:
-        console = stack.enter_context(_open(directory, trainer, resolved))
-        if start is not None:
-            trainer.resume(start, console)
-        elif resume:
+        start = on_first(lambda: _claim(trainer, stack, resume=resume, by_epochs=by_epochs))
+        together(start.check_visible)
+        console = stack.enter_context(together(lambda: _open(trainer, resolved)))
+        start.take(trainer, console)
+        metrics = stack.enter_context(_metrics(trainer))
+        if trainer.step >= resolved.max_steps:
+            console.say(f"nothing to do: the run is at step {trainer.step:,} of {resolved.max_steps:,}")
+            return
+        trainer.fit(metrics, console)
+        folder = trainer.directory.path
+        console.say(f"done: {resolved.max_steps:,} steps, {trainer.cells_seen:,} cells; the run is in {folder}")
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins; found on the first rank, the same for all."""
+
+    resumed: Path | None
+    """Checkpoint to go on from."""
+    weights: Path | None
+    """Checkpoint whose weights a new run begins with."""
+    again: bool
+    """A resume was asked for, and there is nothing to resume yet."""
+
+    def check_visible(self) -> None:
+        """Every rank reads the checkpoint, so every rank has to see it.
+
+        Raises:
+            CheckpointError: this rank does not.
+        """
+        for folder in (self.resumed, self.weights):
+            if folder is not None and not (folder / RECORD).is_file():
+                raise CheckpointError(
+                    "this rank does not see the checkpoint that the first rank found",
+                    where=str(folder),
+                    fix="put it on a file system that all nodes share",
+                )
+
+    def take(self, trainer: Trainer, console: Console) -> None:
+        """Bring a trainer to this start; collective."""
+        if self.resumed is not None:
+            trainer.resume(self.resumed, console)
+            return
+        if self.again:
             console.say("nothing to resume yet: this run begins at step 0")
             trainer.begin_again()
-        else:
-            _initialise(trainer, console)
-        metrics = stack.enter_context(_metrics(directory, trainer))
-        trainer.fit(metrics, console)
-        console.say(f"done: {resolved.max_steps:,} steps, {trainer.cells_seen:,} cells; the run is in {directory.path}")
+        if self.weights is not None:
+            trainer.engine.load_weights(self.weights)
+            console.say(f"weights from {self.weights}")
 
 
-def _open(directory: RunDirectory, trainer: Trainer, resolved: Resolved) -> Console:
+def _claim(trainer: Trainer, stack: ExitStack, *, resume: str | None, by_epochs: bool) -> Start:
+    """Lock the run directory and decide where to begin; on the first rank, before anything in it is changed."""
+    directory, checkpoints = trainer.directory, trainer.checkpoints
+    if resume is None:
+        directory.refuse_to_overwrite()
+    stack.enter_context(directory.locked())
+    resumed = find(resume, checkpoints) if resume else None
+    if resumed is not None:
+        if resumed.parent != checkpoints.path.resolve() and resumed.parent != checkpoints.path:
+            directory.refuse_to_overwrite()
+        verify(resumed)
+        refuse_another_run(trainer.progress(), read_progress(resumed), resumed, by_epochs=by_epochs)
+    source = trainer.config.model.init_from
+    weights = find(source, checkpoints) if source is not None and resumed is None else None
+    if weights is not None:
+        verify(weights)
+        refuse_other_weights(trainer.progress(), read_progress(weights), weights)
+    return Start(resumed=resumed, weights=weights, again=resume is not None and resumed is None)
+
+
+def _open(trainer: Trainer, resolved: Resolved) -> Console:
     """Write the run's records on the first rank, and say what is about to run."""
     if not trainer.engine.layout.world.is_first:
         return Console(None, total=resolved.max_steps)
+    directory = trainer.directory
     facts = {"resolved": vars(resolved), "data": trainer.stream.fingerprint, **_sizes(trainer)}
     directory.begin(to_yaml(trainer.config), start_record(**facts))
     trainer.checkpoints.remove_unfinished()
@@ -173,25 +230,18 @@ def _sizes(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def _initialise(trainer: Trainer, console: Console) -> None:
-    """Weights of another run, where the config names one."""
-    source = trainer.config.model.init_from
-    if source is None:
-        return
-    folder = find(source, trainer.checkpoints)
-    if folder is None:
-        raise CheckpointError("there is no checkpoint", where=source, fix="correct model.init_from")
-    trainer.engine.load_weights(folder)
-    console.say(f"weights from {folder}")
-
-
-def _metrics(directory: RunDirectory, trainer: Trainer) -> Metrics:
+def _metrics(trainer: Trainer) -> Metrics:
+    """The sinks of the first rank; the others have none."""
     if not trainer.engine.layout.world.is_first:
-        return Metrics()
-    sinks: list[MetricSink] = [MetricsFile(directory.metrics)]
+        return together(Metrics)
+    return together(lambda: Metrics(*_sinks(trainer)))
+
+
+def _sinks(trainer: Trainer) -> list[MetricSink]:
+    sinks: list[MetricSink] = [MetricsFile(trainer.directory.metrics)]
     if trainer.config.trainer.log.tensorboard:
-        sinks.append(TensorBoardMirror(directory.tensorboard, resumed_at=trainer.step or None))
-    return Metrics(*sinks)
+        sinks.append(TensorBoardMirror(trainer.directory.tensorboard, first_step=trainer.step + 1))
+    return sinks
 
 
 def _vocabulary_file(stream: CellStream) -> bytes:

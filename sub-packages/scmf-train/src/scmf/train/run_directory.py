@@ -7,17 +7,20 @@ metrics.jsonl, cells.jsonl, log.txt, tensorboard/, checkpoints/
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
-from scmf.core.errors import ConfigError
+from scmf.core.errors import ConfigError, TrainingError
 
 PACKAGES = ("scmf-train", "torch", "megatron-core", "transformer-engine", "numpy", "zarr", "numba")
 
@@ -52,20 +55,71 @@ class RunDirectory:
                 fix="add --resume auto to go on with it, or name another folder: trainer.result_dir=results/NAME",
             )
 
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Have the folder alone for the time of the block; a killed process gives it back.
+
+        Raises:
+            ConfigError: another process trains in it.
+            OSError: the folder cannot be made or written.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("a+", encoding="utf-8") as file:
+            self._lock(file)
+            with writing(self.path):
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {platform.node()}\n")
+                file.flush()
+            yield
+
+    def _lock(self, file: TextIO) -> None:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise ConfigError(
+                f"another run is using this folder: {file.read().strip() or 'a process'}",
+                where=str(self.path),
+                fix="wait until it ends, stop it, or name another folder: trainer.result_dir=results/NAME",
+            ) from error
+        except OSError:
+            # Some network file systems have no locks. Two runs in one folder are then the user's to avoid.
+            return
+
     def begin(self, config_yaml: str, record: dict[str, Any]) -> None:
-        """Make the folder and write config.yaml and run.json.
+        """Write config.yaml and run.json into the locked folder.
 
         A resumed run keeps the records of its earlier starts: run.json lists them all.
 
         Raises:
             OSError: the folder cannot be written.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        self.config.write_text(config_yaml, encoding="utf-8")
+        _replace(self.config, config_yaml)
         starts = json.loads(self.record.read_text())["starts"] if self.record.exists() else []
-        aside = self.record.with_name(".run.json")
-        aside.write_text(json.dumps({"starts": [*starts, record]}, indent=1) + "\n", encoding="utf-8")
-        aside.replace(self.record)
+        _replace(self.record, json.dumps({"starts": [*starts, record]}, indent=1) + "\n")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the system says of a write inside the block into an error that names the file and the way on.
+
+    Raises:
+        TrainingError: for an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise TrainingError(
+            f"{error.strerror or error} while writing", where=str(path), fix="make room, then go on with --resume auto"
+        ) from error
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file aside and rename it: whoever reads it sees the old one or the new one."""
+    aside = path.with_name(f".{path.name}")
+    with writing(path):
+        aside.write_text(text, encoding="utf-8")
+        aside.replace(path)
 
 
 def versions() -> dict[str, str]:

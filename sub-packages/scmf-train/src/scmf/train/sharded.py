@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from scmf.core.errors import CheckpointError
 from scmf.model.megatron import MegatronOptimizer, dist_checkpointing
 from scmf.train.layout import Layout
+from scmf.train.world import lost_contact
 
 INDEX = ".metadata"
 _INDEX_TYPES = frozenset(
@@ -63,8 +64,10 @@ def save_shards(folder: Path, *, encoder: Any, optimizer: MegatronOptimizer, lay
     state = _sharded_state(encoder, optimizer, layout, loading=False)
     try:
         dist_checkpointing.save(state, str(folder), _synchronous_strategy())
-    except CheckpointException as error:
-        # torch's zip writer hides what the system said behind an error of its own.
+    except (OSError, RuntimeError, CheckpointException) as error:
+        if isinstance(error, RuntimeError) and lost_contact(error):
+            raise
+        # torch's writers hide what the system said behind errors of their own.
         free = shutil.disk_usage(folder).free
         raise CheckpointError(
             f"the checkpoint could not be written; the disk has {free / 1e6:,.0f} MB free",
@@ -158,9 +161,24 @@ def _sharded_state(encoder: Any, optimizer: MegatronOptimizer, layout: Layout, *
 def _load(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     try:
         state: dict[str, Any] = dist_checkpointing.load(wanted, str(folder))
-    except (OSError, RuntimeError, KeyError, ValueError, CheckpointException) as error:
-        raise _damaged(folder, str(error).strip().splitlines()[0]) from error
+    except (Exception, CheckpointException) as error:  # torch's is no Exception but a BaseException
+        # Damage raises anything from KeyError to UnpicklingError; the true cause may be one of several ranks'.
+        if isinstance(error, RuntimeError) and lost_contact(error):
+            raise
+        raise CheckpointError(
+            f"the checkpoint cannot be read into this model: {_cause(error)}",
+            where=str(folder),
+            fix="use the config.yaml beside it; if that is the one in use, name an older checkpoint",
+        ) from error
     return state
+
+
+def _cause(error: BaseException) -> str:
+    """The last line of what went wrong on the first rank that failed."""
+    if isinstance(error, CheckpointException) and error.failures:
+        failure = next(iter(error.failures.values()))[0]
+        return f"{type(failure).__name__}: {failure}".strip().splitlines()[-1]
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 def _take_weights(encoder: Any, weights: dict[str, Any]) -> None:

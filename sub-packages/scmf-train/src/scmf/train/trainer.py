@@ -11,9 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from scmf.core.errors import CheckpointError
 from scmf.data.lookahead import LookAhead
 from scmf.data.stream import CellStream
 from scmf.train import checkpoint
@@ -21,10 +19,9 @@ from scmf.train.checkpoint import CheckpointFolder, Progress
 from scmf.train.config import MainConfig
 from scmf.train.console import Console, describe_seconds
 from scmf.train.engine import Engine, StepReport
+from scmf.train.identity import model_identity
 from scmf.train.metrics import Metrics, cut_after
-from scmf.train.run_directory import RunDirectory, versions
-
-_ARCHITECTURE = ("kind", "layers", "hidden", "ffn", "heads", "norm", "pad_vocabulary_to")
+from scmf.train.run_directory import RunDirectory, versions, writing
 
 
 @dataclass
@@ -148,7 +145,7 @@ class Trainer:
 
     def _record_cells(self, cell_ids: list[int]) -> None:
         if self.config.trainer.log.cell_ids and self._first:
-            with self.directory.cells.open("a", encoding="utf-8") as file:
+            with writing(self.directory.cells), self.directory.cells.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": self.step, "cell_ids": cell_ids}) + "\n")
 
     def _tell(self, console: Console, numbers: dict[str, float]) -> None:
@@ -170,36 +167,40 @@ class Trainer:
         console.say("  ".join(parts))
         console.at(self.step, parts[1])
 
-    def save(self, val_loss: float | None) -> Path:
-        """Write a checkpoint of the present step; collective."""
+    def progress(self, val_loss: float | None = None) -> Progress:
+        """Where this run stands, and what it is."""
         layout = self.engine.layout
-        progress = Progress(
+        return Progress(
             step=self.step,
+            max_steps=self.engine.max_steps,
             cells_seen=self.cells_seen,
             seed=self.config.trainer.seed,
-            val_loss=val_loss,
+            val_loss=val_loss if val_loss is not None and math.isfinite(val_loss) else None,
             data=self.stream.fingerprint,
-            model=self._architecture(),
+            model=model_identity(self.config, self.engine.precision),
+            global_batch_size=self.config.data.global_batch_size,
             layout={"world": layout.world.size, "tensor": layout.model.tensor, "pipeline": layout.model.pipeline},
             versions=versions(),
         )
-        return self.checkpoints.save(progress, write=self.engine.save, files=self.files)
 
-    def resume(self, folder: Path, console: Console) -> None:
-        """Go back to a checkpoint: weights, optimizer, data position; collective.
+    def save(self, val_loss: float | None) -> Path:
+        """Write a checkpoint of the present step; collective.
 
         Raises:
-            CheckpointError: damaged, or of another model, other data or another seed.
+            CheckpointError: it could not be written; the ones before are whole.
         """
-        if self._first:
-            checkpoint.verify(folder)
+        return self.checkpoints.save(self.progress(val_loss), write=self.engine.save, files=self.files)
+
+    def resume(self, folder: Path, console: Console) -> None:
+        """Go back to a checkpoint that has been checked: weights, optimizer, data position; collective."""
         progress = checkpoint.read_progress(folder)
-        self._refuse_another_run(progress, folder)
         self.engine.load(folder)
         self.step, self.cells_seen = progress.step, progress.cells_seen
         if self._first:
             self._drop_what_followed(console)
         console.say(f"resumed at step {self.step:,} after {self.cells_seen:,} cells, from {folder}")
+        if progress.max_steps != self.engine.max_steps:
+            console.say(f"max_steps was {progress.max_steps:,} and is {self.engine.max_steps:,}: the schedule follows")
 
     def begin_again(self) -> None:
         """Drop what a run that was cut before its first checkpoint has written."""
@@ -215,26 +216,6 @@ class Trainer:
             console.say(f"{removed} lines of metrics.jsonl after step {self.step:,} are dropped: they come again")
         for path in self.checkpoints.set_aside_after(self.step):
             console.say(f"a checkpoint of a later step was set aside as {path.name}")
-
-    def _architecture(self) -> dict[str, Any]:
-        model = self.config.model.model_dump()
-        sizes = {key: model[key] for key in _ARCHITECTURE if key in model}
-        return {**sizes, "seq_length": self.config.data.tokenizer.seq_length}
-
-    def _refuse_another_run(self, progress: Progress, folder: Path) -> None:
-        pairs = [
-            *((f"model {k}", v, progress.model.get(k)) for k, v in self._architecture().items()),
-            *((f"data {k}", v, progress.data.get(k)) for k, v in self.stream.fingerprint.items()),
-            ("trainer.seed", self.config.trainer.seed, progress.seed),
-        ]
-        for name, here, there in pairs:
-            if here != there:
-                raise CheckpointError(
-                    f"{name} is {here} in this configuration and {there} in the checkpoint",
-                    where=str(folder),
-                    fix=f"resume with {folder / 'config.yaml'}; to start another run from these weights, "
-                    f"set model.init_from={folder}",
-                )
 
 
 def peak_resident_bytes() -> int:

@@ -18,6 +18,7 @@ from torch._C._distributed_c10d import HashStore  # torch.distributed has it, bu
 
 from scmf.core.errors import MachineError
 from scmf.model.device import local_device, use_device
+from scmf.train.launch import in_slurm_step
 
 TIMEOUT = timedelta(minutes=30)
 
@@ -87,7 +88,7 @@ def read_environment() -> World:
     Raises:
         MachineError: some of torchrun's variables are set and others missing, or not numbers.
     """
-    if "RANK" not in os.environ and "SLURM_STEP_NUM_TASKS" in os.environ:
+    if "RANK" not in os.environ and in_slurm_step():
         _take_slurm_step()
     if "RANK" not in os.environ:
         return World(rank=0, size=1, local_rank=0, local_size=1, device=local_device())

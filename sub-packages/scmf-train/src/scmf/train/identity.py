@@ -1,0 +1,70 @@
+"""Whether a checkpoint belongs to a run. In: two records. Out: nothing, or the first difference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from scmf.core.errors import CheckpointError
+from scmf.train.checkpoint import Progress
+from scmf.train.config import MainConfig
+
+FREE = frozenset({"init_from", "init_std", "hidden_dropout", "attention_dropout", "task"})
+"""Keys of the model section that may change at a resume: they are no part of the weights' meaning. (The task's
+corruption is part of the data's fingerprint.)"""
+
+
+def model_identity(config: MainConfig, precision: str) -> dict[str, Any]:
+    """What of the model a resumed run must find unchanged, for the record."""
+    model = config.model.model_dump(mode="json")
+    kept = {key: value for key, value in model.items() if key not in FREE}
+    return {**kept, "seq_length": config.data.tokenizer.seq_length, "precision": precision}
+
+
+def refuse_another_run(here: Progress, there: Progress, folder: Path, *, by_epochs: bool) -> None:
+    """Compare what a run is with what a checkpoint says; the first difference is told.
+
+    Args:
+        here: of this run, at its start.
+        there: of the checkpoint.
+        folder: of the checkpoint.
+        by_epochs: the length was given in epochs, so that the number of steps follows the batch size.
+
+    Raises:
+        CheckpointError: another seed, model, data, or batch size under epochs.
+    """
+    pairs = [
+        ("trainer.seed", here.seed, there.seed),
+        *_pairs("model", here.model, there.model),
+        *_pairs("data", here.data, there.data),
+    ]
+    if by_epochs:
+        pairs.append(("data.global_batch_size with max_epochs", here.global_batch_size, there.global_batch_size))
+    fix = f"resume with {folder / 'config.yaml'}; to start another run from these weights, set model.init_from={folder}"
+    _refuse_difference(pairs, folder, fix)
+
+
+def refuse_other_weights(here: Progress, there: Progress, folder: Path) -> None:
+    """Compare sizes and vocabulary before weights are taken over; precision, dropout, data and seed may differ.
+
+    Raises:
+        CheckpointError: another model or vocabulary.
+    """
+    sizes = [pair for pair in _pairs("model", here.model, there.model) if pair[0] != "model precision"]
+    vocabulary = ("the vocabulary", here.data.get("vocabulary"), there.data.get("vocabulary"))
+    fix = f"take the model section and data.tokenizer from {folder / 'config.yaml'}"
+    _refuse_difference([*sizes, vocabulary], folder, fix)
+
+
+def _pairs(name: str, here: Mapping[str, Any], there: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    keys = [*here, *(key for key in there if key not in here)]
+    return [(f"{name} {key}", here.get(key), there.get(key)) for key in keys]
+
+
+def _refuse_difference(pairs: list[tuple[str, Any, Any]], folder: Path, fix: str) -> None:
+    for name, here, there in pairs:
+        if here != there:
+            raise CheckpointError(
+                f"{name} is {here} in this configuration and {there} in the checkpoint", where=str(folder), fix=fix
+            )
