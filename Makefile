@@ -5,6 +5,8 @@ PYTHON ?= $(shell scripts/find-python)
 VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := core data model train
+# Two processes of tests: each starts ranks of its own.
+WORKERS ?= 2
 STAMP := $(VENV)/.ready
 
 .PHONY: setup demo test check format recipes clean
@@ -35,7 +37,7 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 test: setup
-	$(BIN)/python -m pytest $(TESTS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
 
 recipes: setup
 	$(BIN)/python scripts/write_recipes.py
