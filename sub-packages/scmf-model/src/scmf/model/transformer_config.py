@@ -54,9 +54,10 @@ def transformer_config(
         init_method=_leave,
         output_layer_init_method=_leave,
         use_cpu_initialization=not on_gpu,
-        batch_p2p_sync=False,
+        batch_p2p_sync=on_gpu,
         bias_dropout_fusion=on_gpu,
-        bias_activation_fusion=on_gpu,
+        # Megatron's fused bias and GELU is the tanh approximation: the model would not be the same on a CPU.
+        bias_activation_fusion=False,
         masked_softmax_fusion=False,
         gradient_accumulation_fusion=False,
         cuda_graph_scope=[],  # the default warns that it is deprecated

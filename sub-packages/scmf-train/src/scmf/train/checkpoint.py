@@ -194,25 +194,32 @@ def find(resume: str, folder: CheckpointFolder) -> Path | None:
     """The checkpoint that `--resume` means.
 
     Args:
-        resume: "auto" or the path of a checkpoint or of a run directory.
+        resume: "auto", or a path as `find_path` takes it.
         folder: of this run.
 
     Returns:
         None for "auto" in a run that has none yet.
 
     Raises:
-        CheckpointError: a path that is no checkpoint.
+        CheckpointError: a path without a checkpoint.
     """
-    if resume == "auto":
-        return folder.newest()
-    path = Path(resume)
-    if (path / RECORD).is_file():
-        return path.resolve()
-    for inner in (path / "checkpoints", path):
+    return folder.newest() if resume == "auto" else find_path(resume, folder)
+
+
+def find_path(path: str | Path, folder: CheckpointFolder) -> Path:
+    """The checkpoint at a path: itself, or the newest of a run directory or of a `checkpoints` folder.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    here = Path(path)
+    if (here / RECORD).is_file():
+        return here.resolve()
+    for inner in (here / "checkpoints", here):
         if newest := CheckpointFolder(inner, folder.config).newest():
             return newest.resolve()
     raise CheckpointError(
-        "there is no complete checkpoint", where=resume, fix="name a step_* folder or a run directory that has some"
+        "there is no complete checkpoint", where=str(path), fix="name a step_* folder or a run directory that has some"
     )
 
 

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from scmf.core.config import require
 from scmf.core.config_write import to_yaml
-from scmf.core.errors import CheckpointError
 from scmf.data.masks import Corruption
 from scmf.data.stream import CellStream, Replica
 from scmf.model.config import MlmTask
@@ -19,14 +18,13 @@ from scmf.model.device import device_name
 from scmf.model.encoder import VocabularyShape
 from scmf.model.spec import choose_kernels
 from scmf.train.agreement import on_first, together
-from scmf.train.checkpoint import RECORD, find, read_progress, verify
 from scmf.train.config import MainConfig, with_steps
 from scmf.train.console import Console
 from scmf.train.engine import Engine
-from scmf.train.identity import refuse_another_run, refuse_other_weights
 from scmf.train.layout import Layout
 from scmf.train.metrics import Metrics, MetricsFile, MetricSink, TensorBoardMirror
 from scmf.train.run_directory import RunDirectory, start_record
+from scmf.train.start import claim
 from scmf.train.trainer import Trainer
 
 ALIGN = 128
@@ -111,10 +109,12 @@ def run(config: MainConfig, layout: Layout, *, resume: str | None) -> None:
     Raises:
         ScmfError: what the user can mend.
     """
+    if resume is None:
+        on_first(RunDirectory(Path(config.trainer.result_dir)).refuse_to_overwrite)  # before minutes of building
     trainer, resolved = build_trainer(config, layout)
     by_epochs = config.trainer.max_epochs is not None
     with ExitStack() as stack:
-        start = on_first(lambda: _claim(trainer, stack, resume=resume, by_epochs=by_epochs))
+        start = on_first(lambda: claim(trainer, stack, resume=resume, by_epochs=by_epochs))
         together(start.check_visible)
         console = stack.enter_context(together(lambda: _open(trainer, resolved)))
         start.take(trainer, console)
@@ -125,64 +125,6 @@ def run(config: MainConfig, layout: Layout, *, resume: str | None) -> None:
         trainer.fit(metrics, console)
         folder = trainer.directory.path
         console.say(f"done: {resolved.max_steps:,} steps, {trainer.cells_seen:,} cells; the run is in {folder}")
-
-
-@dataclass(frozen=True)
-class Start:
-    """Where a run begins; found on the first rank, the same for all."""
-
-    resumed: Path | None
-    """Checkpoint to go on from."""
-    weights: Path | None
-    """Checkpoint whose weights a new run begins with."""
-    again: bool
-    """A resume was asked for, and there is nothing to resume yet."""
-
-    def check_visible(self) -> None:
-        """Every rank reads the checkpoint, so every rank has to see it.
-
-        Raises:
-            CheckpointError: this rank does not.
-        """
-        for folder in (self.resumed, self.weights):
-            if folder is not None and not (folder / RECORD).is_file():
-                raise CheckpointError(
-                    "this rank does not see the checkpoint that the first rank found",
-                    where=str(folder),
-                    fix="put it on a file system that all nodes share",
-                )
-
-    def take(self, trainer: Trainer, console: Console) -> None:
-        """Bring a trainer to this start; collective."""
-        if self.resumed is not None:
-            trainer.resume(self.resumed, console)
-            return
-        if self.again:
-            console.say("nothing to resume yet: this run begins at step 0")
-            trainer.begin_again()
-        if self.weights is not None:
-            trainer.engine.load_weights(self.weights)
-            console.say(f"weights from {self.weights}")
-
-
-def _claim(trainer: Trainer, stack: ExitStack, *, resume: str | None, by_epochs: bool) -> Start:
-    """Lock the run directory and decide where to begin; on the first rank, before anything in it is changed."""
-    directory, checkpoints = trainer.directory, trainer.checkpoints
-    if resume is None:
-        directory.refuse_to_overwrite()
-    stack.enter_context(directory.locked())
-    resumed = find(resume, checkpoints) if resume else None
-    if resumed is not None:
-        if resumed.parent != checkpoints.path.resolve() and resumed.parent != checkpoints.path:
-            directory.refuse_to_overwrite()
-        verify(resumed)
-        refuse_another_run(trainer.progress(), read_progress(resumed), resumed, by_epochs=by_epochs)
-    source = trainer.config.model.init_from
-    weights = find(source, checkpoints) if source is not None and resumed is None else None
-    if weights is not None:
-        verify(weights)
-        refuse_other_weights(trainer.progress(), read_progress(weights), weights)
-    return Start(resumed=resumed, weights=weights, again=resume is not None and resumed is None)
 
 
 def _open(trainer: Trainer, resolved: Resolved) -> Console:

@@ -1,0 +1,82 @@
+"""Where a run begins. In: a trainer, `--resume`, `model.init_from`. Out: the trainer at its first step."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from scmf.core.errors import CheckpointError
+from scmf.train.checkpoint import RECORD, find, find_path, read_progress, verify
+from scmf.train.console import Console
+from scmf.train.identity import refuse_another_run, refuse_other_weights
+from scmf.train.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins; found on the first rank, the same for all."""
+
+    resumed: Path | None
+    """Checkpoint to go on from."""
+    weights: Path | None
+    """Checkpoint whose weights a new run begins with."""
+    again: bool
+    """A resume was asked for, and there is nothing to resume yet."""
+
+    def check_visible(self) -> None:
+        """Every rank reads the checkpoint, so every rank has to see it.
+
+        Raises:
+            CheckpointError: this rank does not.
+        """
+        for folder in (self.resumed, self.weights):
+            if folder is not None and not (folder / RECORD).is_file():
+                raise CheckpointError(
+                    "this rank does not see the checkpoint that the first rank found",
+                    where=str(folder),
+                    fix="put it on a file system that all nodes share",
+                )
+
+    def take(self, trainer: Trainer, console: Console) -> None:
+        """Bring a trainer to this start; collective."""
+        if self.resumed is not None:
+            trainer.resume(self.resumed, console)
+            return
+        if self.again:
+            console.say("nothing to resume yet: this run begins at step 0")
+            trainer.begin_again()
+        if self.weights is not None:
+            trainer.engine.load_weights(self.weights)
+            console.say(f"weights from {self.weights}")
+
+
+def claim(trainer: Trainer, stack: ExitStack, *, resume: str | None, by_epochs: bool) -> Start:
+    """Lock the run directory and decide where to begin; on the first rank, before anything in it is changed.
+
+    Args:
+        trainer: at step 0.
+        stack: holds the lock.
+        resume: None, "auto" or a path.
+        by_epochs: the length was given in epochs.
+
+    Raises:
+        ConfigError: the folder holds a run, or another process uses it.
+        CheckpointError: nothing where `resume` or `model.init_from` points, damage, or another run.
+    """
+    directory, checkpoints = trainer.directory, trainer.checkpoints
+    if resume is None:
+        directory.refuse_to_overwrite()
+    stack.enter_context(directory.locked())
+    resumed = find(resume, checkpoints) if resume else None
+    if resumed is not None:
+        if resumed.parent != checkpoints.path.resolve() and resumed.parent != checkpoints.path:
+            directory.refuse_to_overwrite()
+        verify(resumed)
+        refuse_another_run(trainer.progress(), read_progress(resumed), resumed, by_epochs=by_epochs)
+    source = trainer.config.model.init_from
+    weights = find_path(source, checkpoints) if source is not None and resumed is None else None
+    if weights is not None:
+        verify(weights)
+        refuse_other_weights(trainer.progress(), read_progress(weights), weights)
+    return Start(resumed=resumed, weights=weights, again=resume is not None and resumed is None)
