@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 from scmf.data.vocabulary import SHIPPED, Vocabulary
 
 SOURCE = (
-    "Geneformer {model} ({corpus}): token, median and Ensembl mapping dictionaries of "
-    "https://huggingface.co/ctheodoris/Geneformer (Apache-2.0); Theodoris et al., Nature 2023"
+    "Geneformer {model} ({corpus}): token, median and Ensembl mapping dictionaries, whose sha256 are those of "
+    "explorerwjy/Geneformer@dff467cb1535 on GitHub; Theodoris et al., Nature 2023. Facts: identifiers and medians. "
+    "The mirrors state no licence; upstream is believed to be Apache-2.0"
 )
 
 
