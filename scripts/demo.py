@@ -49,6 +49,7 @@ def demo(argv: Sequence[str]) -> int:
     folder: Path = options.folder
     store, config, run = folder / "store", folder / "cfg.yaml", folder / "run"
     _begin(folder)
+    sys.stdout.write(f"all goes to {folder}; if stopped, go on with: scmf-train --config {config} --resume auto\n")
     _call("scmf-store", "convert", options.data, "--dest", store)
     _call(
         "scmf-recipe",

@@ -439,3 +439,15 @@ def test_naming_the_wrong_element_is_answered_with_the_command_that_names_the_ri
         to_store(tmp_path / "a.h5ad", tmp_path / "s", counts="X", genes=GeneWishes(species="human"))
     command = f"scmf-store convert {tmp_path}/a.h5ad --dest {tmp_path}/s --species human --counts layers/counts"
     assert caught.value.fix == command
+
+
+def test_a_value_is_looked_at_once_in_a_matrix_that_the_windows_cover(tmp_path):
+    rng = np.random.default_rng(3)
+    counts = csr_matrix(rng.poisson(1.0, (1_000, 150)).astype(np.float32))
+    genes = pd.DataFrame(index=[f"ENSG{i:011d}" for i in range(150)])
+    source = tmp_path / "small.h5ad"
+    anndata.AnnData(counts, var=genes).write_h5ad(source)
+    said = []
+    convert([source], tmp_path / "store", ConvertOptions(), log=said.append)
+    assert 65_536 < counts.nnz < 8 * 65_536
+    assert f" in {counts.nnz:,} values looked at" in "\n".join(map(str, said))

@@ -124,8 +124,11 @@ def test_resume_finds_the_newest_a_named_one_and_a_run_directory(folder, tmp_pat
     assert find("auto", folder) == two
     assert find(str(one), folder) == one.resolve()
     assert find(str(tmp_path), folder) == two.resolve()
-    with pytest.raises(CheckpointError, match="no complete checkpoint"):
+    with pytest.raises(CheckpointError, match="no such folder"):
         find(str(tmp_path / "elsewhere"), folder)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match="no complete checkpoint"):
+        find(str(tmp_path / "empty"), folder)
 
 
 def test_later_checkpoints_are_set_aside_not_lost_when_an_older_one_is_resumed(folder):

@@ -238,3 +238,17 @@ def test_10m_pretraining_at_2048_tokens_stays_under_six_gigabytes(demo_store, tm
     assert "16,384 tokens in 1 microbatches" in out
     (peak,) = re.findall(r"([\d.]+) GB resident", out)
     assert float(peak) < 6.0
+
+
+def test_a_dry_run_checks_the_weights_it_would_start_from_and_takes_no_resume(config, tmp_path):
+    weights = f"model.init_from={tmp_path / 'no'}"
+    what, where, _ = three_lines(run("scmf-train", "--config", config, "--dry-run", weights))
+    assert (what, where) == ("there is no such folder", str(tmp_path / "no"))
+    with pytest.raises(ConfigError, match="--dry-run"):
+        train_command(["--config", str(config), "--dry-run", "--resume", "auto"])
+
+
+def test_a_step_larger_than_the_data_is_told(config):
+    big = ["data.global_batch_size=400", "data.microbatch_tokens=4096"]
+    out = succeed("scmf-train", "--config", config, "--dry-run", *big)
+    assert "takes each of the 189 training cells more than once" in out

@@ -223,5 +223,5 @@ def test_epochs_under_another_batch_size_are_refused_rather_than_cut_short(confi
 def test_a_folder_named_auto_is_a_path_like_any_other_for_init_from(config, tmp_path):
     start = ["model.init_from=auto", f"trainer.result_dir={tmp_path / 'next'}"]
     what, where, _ = three_lines(run("scmf-train", "--config", config, *start))
-    assert what == "there is no complete checkpoint"
+    assert what == "there is no such folder"
     assert where == "auto"

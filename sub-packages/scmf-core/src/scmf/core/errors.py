@@ -106,6 +106,9 @@ def describe_os_error(error: OSError) -> ScmfError:
         "EACCES": "check the permissions, or name a folder you may write",
         "EROFS": "that file system is read-only: name another folder",
         "ENOENT": "check the path for a typing error",
+        "EEXIST": "a part of that path is a file where a folder has to be: name another",
+        "ENOTDIR": "a part of that path is a file where a folder has to be: name another",
+        "EFBIG": "lift the limit on file sizes (ulimit -f) or name another disk, then run the same command again",
     }
     import errno
 

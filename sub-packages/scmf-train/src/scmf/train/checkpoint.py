@@ -213,6 +213,8 @@ def find_path(path: str | Path, folder: CheckpointFolder) -> Path:
         CheckpointError: there is none.
     """
     here = Path(path)
+    if not here.exists():
+        raise CheckpointError("there is no such folder", where=str(path), fix="correct the path; for --resume, or auto")
     if (here / RECORD).is_file():
         return here.resolve()
     for inner in (here / "checkpoints", here):

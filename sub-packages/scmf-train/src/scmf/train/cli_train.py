@@ -42,6 +42,12 @@ def train_command(argv: Sequence[str]) -> int:
         ScmfError: what the user can mend.
     """
     options = _parser().parse_intermixed_args(argv)
+    if options.dry_run and options.resume:
+        raise ConfigError(
+            "--dry-run runs two steps from the start, and --resume asks for another start",
+            where="command line",
+            fix="leave out one of them; what a resume finds is checked at the resume, before anything is written",
+        )
     die_with_launcher()
     config = load_config(
         options.config, options.overrides, data_cls=options.data_config_cls, model_cls=options.model_config_cls

@@ -6,10 +6,12 @@ import sys
 
 from scmf.core.batch import StepBatch
 from scmf.model.device import peak_memory
+from scmf.train.agreement import on_first
 from scmf.train.config import MainConfig
 from scmf.train.console import describe_seconds
 from scmf.train.layout import Layout
 from scmf.train.run import build_trainer, describe
+from scmf.train.start import check_weights
 from scmf.train.trainer import Trainer, peak_resident_bytes
 
 
@@ -24,6 +26,7 @@ def dry_run(config: MainConfig, layout: Layout) -> None:
         ScmfError: what the run would raise at its start.
     """
     trainer, resolved = build_trainer(config, layout)
+    on_first(lambda: check_weights(trainer))
     batch = trainer.stream.step(0)
     trainer.engine.train_step(batch, step=0)
     report = trainer.engine.train_step(trainer.stream.step(batch.cells), step=1)

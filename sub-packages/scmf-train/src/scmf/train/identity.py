@@ -41,7 +41,10 @@ def refuse_another_run(here: Progress, there: Progress, folder: Path, *, by_epoc
     ]
     if by_epochs:
         pairs.append(("data.global_batch_size with max_epochs", here.global_batch_size, there.global_batch_size))
-    fix = f"resume with {folder / 'config.yaml'}; to start another run from these weights, set model.init_from={folder}"
+    fix = (
+        f"set it back as in {folder / 'config.yaml'}; or start another run from these weights: no --resume, a new "
+        f"trainer.result_dir, model.init_from={folder} (the sizes of the model have to stay)"
+    )
     _refuse_difference(pairs, folder, fix)
 
 

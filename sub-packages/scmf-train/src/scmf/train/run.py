@@ -147,7 +147,7 @@ def describe(trainer: Trainer, resolved: Resolved) -> list[str]:
     sizes = _sizes(trainer)
     batch = config.data.global_batch_size
     layout = trainer.engine.layout
-    return [
+    lines = [
         (
             f"data   {len(stream.store):,} cells: {stream.n_train:,} train, {stream.n_validation:,} validation; "
             f"vocabulary {stream.vocabulary.name} ({len(stream.vocabulary):,} tokens)"
@@ -162,6 +162,12 @@ def describe(trainer: Trainer, resolved: Resolved) -> list[str]:
             f"{resolved.max_steps * batch / stream.n_train:.1f} epochs"
         ),
     ]
+    if batch > stream.n_train:
+        lines.append(
+            f"note   a step of {batch:,} cells takes each of the {stream.n_train:,} training cells more than once; "
+            f"data.global_batch_size={stream.n_train} would not"
+        )
+    return lines
 
 
 def _sizes(trainer: Trainer) -> dict[str, Any]:

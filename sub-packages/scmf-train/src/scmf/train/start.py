@@ -74,9 +74,20 @@ def claim(trainer: Trainer, stack: ExitStack, *, resume: str | None, by_epochs: 
             directory.refuse_to_overwrite()
         verify(resumed)
         refuse_another_run(trainer.progress(), read_progress(resumed), resumed, by_epochs=by_epochs)
-    source = trainer.config.model.init_from
-    weights = find_path(source, checkpoints) if source is not None and resumed is None else None
-    if weights is not None:
-        verify(weights)
-        refuse_other_weights(trainer.progress(), read_progress(weights), weights)
+    weights = check_weights(trainer) if resumed is None else None
     return Start(resumed=resumed, weights=weights, again=resume is not None and resumed is None)
+
+
+def check_weights(trainer: Trainer) -> Path | None:
+    """The checkpoint that `model.init_from` names, whole and fitting; None where it names none.
+
+    Raises:
+        CheckpointError: it is not there, damaged, or of another model or vocabulary.
+    """
+    source = trainer.config.model.init_from
+    if source is None:
+        return None
+    weights = find_path(source, trainer.checkpoints)
+    verify(weights)
+    refuse_other_weights(trainer.progress(), read_progress(weights), weights)
+    return weights

@@ -124,7 +124,9 @@ def _windows(matrix: Matrix) -> list[tuple[int, Array]]:
     node = matrix.values
     width = matrix.n_genes if node.ndim == 2 else 1
     rows = max(1, _WINDOW_VALUES // max(1, width))
-    starts = np.unique(np.linspace(0, max(0, node.shape[0] - rows), _WINDOWS).astype(np.int64))
+    spread = np.linspace(0, max(0, node.shape[0] - rows), _WINDOWS).astype(np.int64)
+    # In a matrix that the windows cover they would overlap, and their values count twice: it is read in order.
+    starts = spread if node.shape[0] > _WINDOWS * rows else np.arange(0, max(1, node.shape[0]), rows)
     dtype = value_type(node.dtype)
     with reading(node.file.filename, matrix.element):
         return [(int(s) * width, np.ravel(node[s : s + rows]).astype(dtype)) for s in starts]
