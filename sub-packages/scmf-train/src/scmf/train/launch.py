@@ -45,6 +45,7 @@ def run_ranks(ranks: int, arguments: Sequence[str]) -> int:
     processes = [_start(rank, ranks, port, arguments) for rank in range(ranks)]
 
     def forward(number: int, frame: FrameType | None) -> None:
+        """Pass a signal on to every rank."""
         del frame
         for process in processes:
             process.send_signal(number)

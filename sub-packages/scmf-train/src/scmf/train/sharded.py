@@ -123,6 +123,11 @@ class _IndexUnpickler(pickle.Unpickler):
     """Reads an index and refuses every type that is not in the list, before anything of it is called."""
 
     def find_class(self, module: str, name: str) -> Any:
+        """The type of that name, if an index may hold it.
+
+        Raises:
+            CheckpointError: it may not.
+        """
         if (module, name) not in _INDEX_TYPES:
             raise CheckpointError(
                 f"the checkpoint's index names {module}.{name}, which no index of scmf does; it is not read",
@@ -204,6 +209,7 @@ def _synchronous_strategy() -> Any:
 
     class Synchronous(mcore.TorchDistSaveShardedStrategy):
         def save(self, sharded_state_dict: dict[str, Any], checkpoint_dir: str | Path) -> None:
+            """Write this rank's shards and return when they are on disk; collective."""
             named, _, _ = mcore._replace_state_dict_keys_with_sharded_keys(  # noqa: SLF001
                 sharded_state_dict, self.keep_only_main_replica
             )
