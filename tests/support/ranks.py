@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import socket
 import traceback
 from collections.abc import Callable
 from typing import Any
+
+from scmf.train.launch import free_port
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["scmf.train.engine"])
@@ -29,7 +30,7 @@ def run_ranks(function: Callable[..., Any], ranks: int, *args: Any) -> list[Any]
     Returns:
         The results in rank order.
     """
-    port = _free_port()
+    port = free_port()
     pipes = [_CONTEXT.Pipe(duplex=False) for _ in range(ranks)]
     processes = [
         _CONTEXT.Process(target=_rank, args=(pipe[1], rank, ranks, port, function, args), daemon=True)
@@ -73,9 +74,3 @@ def _rank(pipe: Any, rank: int, ranks: int, port: int, function: Callable[..., A
         pipe.send((True, function(*args)))
     except BaseException:
         pipe.send((False, traceback.format_exc()))
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from scmf.core.errors import MachineError
-from scmf.train.launch import under_launcher
+from scmf.train.launch import free_port, under_launcher
 from scmf.train.world import read_environment
 from support.command import command, curve, environment, last_step, run, succeed, three_lines
 from support.real import real_config, write_config
@@ -37,10 +37,9 @@ def own(config, tmp_path_factory):
     return directory
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def test_a_port_for_the_ranks_is_never_one_that_an_outgoing_connection_may_take():
+    first_outgoing = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert all(1024 < free_port() < min(first_outgoing, 32_768) for _ in range(50))
 
 
 def test_torchrun_starts_the_same_run(config, own, tmp_path):

@@ -13,12 +13,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from random import SystemRandom
 from types import FrameType
+
+from scmf.core.errors import MachineError
 
 PARENT = "SCMF_LAUNCHER_PID"
 _GRACE_SECONDS = 30.0
 _LAST_WORDS_SECONDS = 5.0
 """Time in which ranks may end by themselves, and say why, after one has failed."""
+_PORTS = range(12_000, 32_000)
 _PR_SET_PDEATHSIG = 1
 
 
@@ -41,7 +45,7 @@ def run_ranks(ranks: int, arguments: Sequence[str]) -> int:
         ranks: processes to start on this machine.
         arguments: of the command.
     """
-    port = _free_port()
+    port = free_port()
     processes = [_start(rank, ranks, port, arguments) for rank in range(ranks)]
 
     def forward(number: int, frame: FrameType | None) -> None:
@@ -86,10 +90,25 @@ def _start(rank: int, ranks: int, port: int, arguments: Sequence[str]) -> subpro
     return subprocess.Popen([sys.executable, "-P", "-m", "scmf.train.cli_train", *arguments], env=environment)
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_port() -> int:
+    """A port on which rank 0 can listen.
+
+    Taken below the ports that the system hands to outgoing connections (from 32,768 on Linux, 49,152 elsewhere):
+    one of those can be taken by anybody between this probe and the moment when rank 0 listens.
+    """
+    candidates = SystemRandom().sample(_PORTS, 64)
+    for port in candidates:
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise MachineError(
+        f"none of {len(candidates)} ports tried between {_PORTS[0]:,} and {_PORTS[-1]:,} is free",
+        where="127.0.0.1",
+        fix="end the programs that hold them (`ss -ltn` lists them), or start the ranks with torchrun",
+    )
 
 
 def _wait(processes: list[subprocess.Popen[bytes]]) -> int:
