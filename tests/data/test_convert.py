@@ -410,15 +410,6 @@ def test_a_file_that_cannot_be_converted_is_refused_by_its_number(tmp_path, numb
     assert [p.name for p in tmp_path.iterdir()] == ["a.h5ad"]
 
 
-def test_every_number_of_the_table_is_met_by_a_test_and_printed_in_the_docs():
-    from scmf.data.ingest.refusals import REFUSALS as TABLE
-
-    assert {number for number, _, _ in REFUSALS} == set(TABLE)
-    page = (Path(__file__).parents[2] / "docs" / "store.md").read_text()
-    for number, (meaning, fix) in TABLE.items():
-        assert f"| SCMF-{number} | {meaning} | {fix} |" in page
-
-
 @pytest.mark.parametrize("seed", range(12))
 def test_a_damaged_h5ad_is_refused_and_never_a_traceback(tmp_path, demo_h5ad, seed):
     rng = np.random.default_rng(seed)
