@@ -84,6 +84,15 @@ class SourceRecord(Config):
     """Counts that were not exact integers, but within float noise of one."""
 
 
+class NamedSplit(Config):
+    """A split that travels with the store: each set is the cells for which any of its rules holds."""
+
+    train: tuple[str, ...]
+    """Rules as `scmf-store subset --where` takes them, such as `donor_id=d1,d2`; see scmf.data.where."""
+    validation: tuple[str, ...] = ()
+    test: tuple[str, ...] = ()
+
+
 class Manifest(Config):
     """Everything a reader has to know before it touches a cell."""
 
@@ -99,10 +108,20 @@ class Manifest(Config):
     obs_columns: tuple[str, ...]
     parts: tuple[PartRecord, ...]
     sources: tuple[SourceRecord, ...]
-    splits: dict[str, str] = Field(default_factory=dict)
-    """Named splits: name to the rule that gives it."""
+    splits: dict[str, NamedSplit] = Field(default_factory=dict)
+    """Named splits. Their sets never share a cell: checked when they are written."""
     gene_medians: tuple[float, ...] | None = None
     """Median of each gene's non-zero counts scaled to 10,000 a cell, once computed; 0 for a gene never seen."""
+    gene_cells: tuple[int, ...] | None = None
+    """Cells in which each gene has a count, once computed together with the medians."""
+    length_histogram: tuple[tuple[int, int], ...] | None = None
+    """(expressed genes, cells) pairs, exact, lengths rising; null where a store was written without it."""
+    library_histogram: tuple[tuple[int, int], ...] | None = None
+    """(bin, cells) pairs of the cells' total counts: bin 0 is a total of 0, bin k from 2**((k-1)/8) to 2**(k/8)."""
+    duplicate_cells: NonNegativeInt | None = None
+    """Cells with the same counts in the same genes as an earlier cell of the store; null where nobody looked."""
+    history: tuple[str, ...] = ()
+    """What was done to the store since its sources were converted: added, merged, chosen, dropped."""
 
     @property
     def fingerprint(self) -> str:
