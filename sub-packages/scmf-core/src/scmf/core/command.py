@@ -1,20 +1,95 @@
-"""The argument parser of every command: its complaints have the three lines of every other error."""
+"""The argument parser of every command: its complaints have the three lines of every other error.
+
+In: the words of a command line. Out: their values, or a ConfigError that names the nearest right word.
+"""
 
 from __future__ import annotations
 
 import argparse
-from typing import NoReturn
+import difflib
+import re
+import shlex
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, NoReturn
 
 from scmf.core.errors import ConfigError
+
+_ALIKE: Final = 0.6
+"""Share of equal letters from which one word is taken for a misspelling of another; difflib's own default."""
 
 
 class Parser(argparse.ArgumentParser):
     """argparse's parser, raising ConfigError where argparse would print its usage and exit with 2."""
 
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.words: list[str] | None = None
+        """The words last parsed; None before."""
+
+    def parse_known_args(  # type: ignore[override]  # one signature for argparse's two overloads
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> Any:
+        """As argparse; keeps the words for `error`."""
+        self.words = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong with the command line, and where help is.
+        """Say what is wrong with the command line, and the same command with the nearest right word.
 
         Raises:
             ConfigError: always.
         """
-        raise ConfigError(message, where="command line", fix=f"{self.prog} --help")
+        parser = _deepest(self)
+        swaps = _misspelt_flags(parser) or _misspelt_choice(message)
+        if not swaps:
+            raise ConfigError(message, where="command line", fix=f"{parser.prog} --help")
+        meant = "; ".join(f"{wrong}: did you mean {right}?" for wrong, right in swaps.items())
+        words = shlex.join([*self.prog.split(), *(_swap(w, swaps) for w in self.words or ())])
+        raise ConfigError(f"{message}; {meant}", where="command line", fix=words)
+
+    def options(self) -> list[str]:
+        """The long flags that this parser knows."""
+        return [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+
+    def commands(self) -> list[Parser]:
+        """The parsers of its sub-commands."""
+        choices = [a.choices for a in self._actions if a.nargs == argparse.PARSER and isinstance(a.choices, Mapping)]
+        return [parser for named in choices for parser in named.values() if isinstance(parser, Parser)]
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that a misspelt one was meant to be; None where nothing is near."""
+    names = {name.lstrip("-"): name for name in known}
+    bare = word.lstrip("-")
+    begun = [name for name in names if bare and name and (name.startswith(bare) or bare.startswith(name))]
+    found = difflib.get_close_matches(bare, names, n=1, cutoff=_ALIKE) or begun[:1]
+    return names[found[0]] if found else None
+
+
+def _deepest(parser: Parser) -> Parser:
+    """The sub-command's parser, where one was reached: it knows the flags that were meant."""
+    reached = [p for p in parser.commands() if p.words is not None]
+    return _deepest(reached[-1]) if reached else parser
+
+
+def _misspelt_flags(parser: Parser) -> dict[str, str]:
+    """Flags that the parser does not know, each with the nearest that it knows."""
+    given = [word.partition("=")[0] for word in parser.words or () if re.match(r"--[A-Za-z]", word)]
+    # argparse takes the beginning of a flag for the flag.
+    unknown = [flag for flag in given if not any(known.startswith(flag) for known in parser.options())]
+    return _nearest_of(unknown, [flag for flag in parser.options() if flag not in given])
+
+
+def _misspelt_choice(message: str) -> dict[str, str]:
+    match = re.search(r"invalid choice: '([^']+)' \(choose from (.*)\)", message, re.DOTALL)
+    return _nearest_of([match[1]], re.findall(r"[^\s',]+", match[2])) if match else {}
+
+
+def _nearest_of(words: Iterable[str], known: Sequence[str]) -> dict[str, str]:
+    return {word: right for word in words if (right := nearest(word, known)) is not None}
+
+
+def _swap(word: str, swaps: dict[str, str]) -> str:
+    flag, equals, value = word.partition("=")
+    return swaps.get(flag, flag) + equals + value

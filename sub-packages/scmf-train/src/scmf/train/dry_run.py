@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from scmf.core.batch import StepBatch
+from scmf.core.text import counted
 from scmf.model.device import peak_memory
 from scmf.train.agreement import on_first
 from scmf.train.config import MainConfig
@@ -40,7 +41,7 @@ def dry_run(config: MainConfig, layout: Layout) -> None:
         (
             f"speed  {report.seconds:.2f} s a step, {report.cells / report.seconds:.1f} cells/s, "
             f"{report.loss.tokens / report.seconds:,.0f} tokens/s; about {describe_seconds(whole)} for "
-            f"{resolved.max_steps:,} steps, validation and saving not counted"
+            f"{counted(resolved.max_steps, 'step')}, validation and saving not counted"
         ),
         f"loss   {report.loss.mean:.3f} nats a masked token after one step",
     ]
@@ -53,8 +54,9 @@ def _batch_lines(batch: StepBatch, trainer: Trainer) -> list[str]:
     count = len(batch.microbatches)
     return [
         (
-            f"batch  {batch.cells:,} cells on {trainer.engine.layout.replicas} replicas; the first replica's share is "
-            f"{tokens:,} tokens in {count} microbatches of {width:,} positions ({tokens / (count * width):.0%} filled)"
+            f"batch  {counted(batch.cells, 'cell')} on {counted(trainer.engine.layout.replicas, 'replica')}; "
+            f"the first replica's share is {tokens:,} tokens in {counted(count, 'microbatch', 'microbatches')} of "
+            f"{width:,} positions ({tokens / (count * width):.0%} filled)"
         )
     ]
 

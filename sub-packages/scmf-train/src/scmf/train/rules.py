@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from scmf.core.config_fault import Fault, config_error
 from scmf.core.errors import ConfigError
+from scmf.core.text import counted
 from scmf.model.config import largest_divisor
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def check_world(config: MainConfig, world_size: int) -> int:
     """
     faults = list(world_faults(config, world_size))
     if faults:
-        raise config_error(faults, source=f"a run on {world_size} ranks")
+        raise config_error(faults, source=f"a run on {counted(world_size, 'rank')}")
     return world_size // config.trainer.parallel.model_ranks
 
 
@@ -51,8 +52,8 @@ def check_launched(config: MainConfig, world_size: int) -> None:
     asked = config.trainer.world_size
     if asked is not None and asked != world_size:
         raise ConfigError(
-            f"trainer.devices={config.trainer.devices} x nodes={config.trainer.nodes} is {asked} ranks, and the "
-            f"launcher has started {world_size}",
+            f"trainer.devices={config.trainer.devices} x nodes={config.trainer.nodes} is {counted(asked, 'rank')}, and "
+            f"the launcher has started {world_size}",
             where="trainer.devices",
             fix="write devices: auto and nodes: 1 where torchrun or Slurm decides, or start that many ranks",
         )
@@ -65,8 +66,8 @@ def world_faults(config: MainConfig, world_size: int) -> Iterator[Fault]:
     if world_size % copy:
         yield Fault(
             "trainer.parallel",
-            f"trainer.parallel.tensor={parallel.tensor} x pipeline={parallel.pipeline} takes {copy} ranks a copy of "
-            f"the model, and the run has {world_size} (devices x nodes)",
+            f"trainer.parallel.tensor={parallel.tensor} x pipeline={parallel.pipeline} takes {counted(copy, 'rank')} "
+            f"a copy of the model, and the run has {world_size} (devices x nodes)",
             f"use a multiple of {copy} ranks, or a smaller layout",
         )
         return
@@ -81,8 +82,8 @@ def world_faults(config: MainConfig, world_size: int) -> Iterator[Fault]:
         share = data.global_batch_size // copies
         yield Fault(
             "data.micro_batch_size",
-            f"data.micro_batch_size={data.micro_batch_size} does not divide a rank's {share} cells of a step "
-            f"(data.global_batch_size={data.global_batch_size} over {copies} data-parallel ranks)",
+            f"data.micro_batch_size={data.micro_batch_size} does not divide a rank's {counted(share, 'cell')} of "
+            f"a step (data.global_batch_size={data.global_batch_size} over {counted(copies, 'data-parallel rank')})",
             f"use micro_batch_size: {largest_divisor(share, data.micro_batch_size)}",
         )
 
@@ -97,6 +98,20 @@ def _ffn_divides_by_tensor(config: MainConfig) -> Iterator[Fault]:
 
 def _layers_divide_by_pipeline(config: MainConfig) -> Iterator[Fault]:
     yield from _splits(config, "layers", config.model.layers, "pipeline")
+
+
+def _layers_divide_by_interleaved_stages(config: MainConfig) -> Iterator[Fault]:
+    parallel, layers = config.trainer.parallel, config.model.layers
+    stages = parallel.pipeline * parallel.interleave
+    if layers % parallel.pipeline == 0 and layers % stages:
+        most = largest_divisor(layers // parallel.pipeline, parallel.interleave)
+        yield Fault(
+            "trainer.parallel.interleave",
+            f"model.layers={layers} cannot be split over trainer.parallel.pipeline={parallel.pipeline} x "
+            f"interleave={parallel.interleave} stages",
+            f"use a number that divides the {layers // parallel.pipeline} layers of a rank, for example "
+            f"interleave: {most}",
+        )
 
 
 def _splits(config: MainConfig, name: str, size: int, axis: str) -> Iterator[Fault]:
@@ -158,6 +173,7 @@ RULES: tuple[Callable[[MainConfig], Iterator[Fault]], ...] = (
     _heads_divide_by_tensor,
     _ffn_divides_by_tensor,
     _layers_divide_by_pipeline,
+    _layers_divide_by_interleaved_stages,
     _vocabulary_divides_by_tensor,
     _packs_divide_by_tensor_with_sequence_parallelism,
     _validation_has_cells,

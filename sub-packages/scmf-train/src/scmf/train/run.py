@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from scmf.core.config import require
 from scmf.core.config_write import to_yaml
+from scmf.core.text import counted
 from scmf.data.masks import Corruption
 from scmf.data.stream import CellStream, Replica
 from scmf.model.config import MlmTask
@@ -124,7 +125,9 @@ def run(config: MainConfig, layout: Layout, *, resume: str | None) -> None:
             return
         trainer.fit(metrics, console)
         folder = trainer.directory.path
-        console.say(f"done: {resolved.max_steps:,} steps, {trainer.cells_seen:,} cells; the run is in {folder}")
+        console.say(
+            f"done: {counted(resolved.max_steps, 'step')}, {trainer.cells_seen:,} cells; the run is in {folder}"
+        )
 
 
 def _open(trainer: Trainer, resolved: Resolved) -> Console:
@@ -158,14 +161,14 @@ def describe(trainer: Trainer, resolved: Resolved) -> list[str]:
         ),
         (
             f"ranks  {resolved.ranks} = tensor {layout.model.tensor} x pipeline {layout.model.pipeline} x data "
-            f"{resolved.replicas}; {batch:,} cells a step, {resolved.max_steps:,} steps, "
+            f"{resolved.replicas}; {counted(batch, 'cell')} a step, {counted(resolved.max_steps, 'step')}, "
             f"{resolved.max_steps * batch / stream.n_train:.1f} epochs"
         ),
     ]
     if batch > stream.n_train:
         lines.append(
-            f"note   a step of {batch:,} cells takes each of the {stream.n_train:,} training cells more than once; "
-            f"data.global_batch_size={stream.n_train} would not"
+            f"note   a step of {counted(batch, 'cell')} takes each of the {stream.n_train:,} training cells more than "
+            f"once; data.global_batch_size={stream.n_train} would not"
         )
     return lines
 

@@ -1,0 +1,14 @@
+"""Numbers and names in sentences for people. In: a number and a noun. Out: `1 cell`, `2,300 cells`."""
+
+from __future__ import annotations
+
+
+def counted(n: int, noun: str, plural: str | None = None) -> str:
+    """A number with its noun in the right form: `counted(1, "replica")` is `1 replica`.
+
+    Args:
+        n: how many.
+        noun: the singular.
+        plural: where it is not the singular with an s.
+    """
+    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"

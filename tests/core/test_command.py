@@ -1,0 +1,77 @@
+"""What a command says to a misspelt word: the nearest right one, and the whole command with it."""
+
+from __future__ import annotations
+
+import pytest
+
+from scmf.core.command import Parser, nearest
+from scmf.core.errors import ConfigError
+
+
+def parser():
+    top = Parser(prog="scmf-x")
+    commands = top.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
+    convert = commands.add_parser("convert")
+    convert.add_argument("sources", nargs="+")
+    convert.add_argument("--dest", required=True)
+    convert.add_argument("--counts")
+    convert.add_argument("--species", choices=("human", "mouse"))
+    commands.add_parser("check")
+    return top
+
+
+@pytest.mark.parametrize(
+    ("words", "says", "fix"),
+    [
+        pytest.param(
+            ["convert", "my cells.h5ad", "--dst", "out"],
+            "the following arguments are required: --dest; --dst: did you mean --dest?",
+            "scmf-x convert 'my cells.h5ad' --dest out",
+            id="required flag",
+        ),
+        pytest.param(
+            ["convert", "a", "--dest", "out", "--coutns=X"],
+            "unrecognized arguments: --coutns=X; --coutns: did you mean --counts?",
+            "scmf-x convert a --dest out --counts=X",
+            id="optional flag",
+        ),
+        pytest.param(
+            ["convert", "a", "--destination", "out"],
+            "the following arguments are required: --dest; --destination: did you mean --dest?",
+            "scmf-x convert a --dest out",
+            id="longer name",
+        ),
+        pytest.param(["chekc", "a"], "'chekc'", "scmf-x check a", id="command"),
+        pytest.param(
+            ["convert", "a", "--dest", "o", "--species", "humn"],
+            "'humn'",
+            "scmf-x convert a --dest o --species human",
+            id="choice",
+        ),
+        pytest.param(
+            ["convert", "a", "--output", "o"],
+            "the following arguments are required: --dest",
+            "scmf-x convert --help",
+            id="nothing near",
+        ),
+        pytest.param(
+            ["convert", "a"], "the following arguments are required: --dest", "scmf-x convert --help", id="left out"
+        ),
+    ],
+)
+def test_a_misspelt_word_is_answered_with_the_command_that_was_meant(words, says, fix):
+    with pytest.raises(ConfigError) as caught:
+        parser().parse_args(words)
+    assert says in caught.value.what
+    assert caught.value.fix == fix
+
+
+def test_the_command_that_was_meant_is_accepted():
+    with pytest.raises(ConfigError) as caught:
+        parser().parse_args(["convert", "a", "--dst", "out"])
+    assert parser().parse_args(caught.value.fix.split()[1:]).dest == "out"
+
+
+@pytest.mark.parametrize(("word", "right"), [("--speices", "--species"), ("--zzz", None), ("--", None)])
+def test_only_a_near_word_is_suggested(word, right):
+    assert nearest(word, ["--species", "--dest"]) == right
