@@ -67,7 +67,7 @@ class SourceRecord(Config):
     n_cells: NonNegativeInt
     counts: str
     """Element that held the raw counts: X, raw.X or layers/NAME."""
-    layout: Literal["csr", "csc", "dense", "memory"]
+    layout: Literal["csr", "csc", "coo", "dense", "memory"]
     gene_column: str
     """Column of var that held the gene ids; `index` for the index."""
     n_genes: NonNegativeInt
@@ -76,6 +76,8 @@ class SourceRecord(Config):
     """Columns dropped because their id is empty or not of the store's id space."""
     genes_of_other_species: NonNegativeInt = 0
     """Columns dropped because `--species` asked for another species."""
+    other_features: NonNegativeInt = 0
+    """Columns dropped because they are no genes: antibodies, guides, peaks."""
     repeated_columns: NonNegativeInt = 0
     """Columns added to an earlier column of the same id."""
     versions_stripped: NonNegativeInt = 0

@@ -1,6 +1,6 @@
-"""Cells of a matrix in bounded memory. In: a CSR, CSC or dense matrix of an h5ad file. Out: raw CSR blocks.
+"""Cells of a matrix in bounded memory. In: a CSR, CSC, COO or dense matrix of a source. Out: raw CSR blocks.
 
-A CSC matrix is turned by an external sort: one pass counts the values of each cell, a second sends every value
+A CSC or COO matrix is turned by an external sort: one pass counts the values of each cell, a second sends every value
 to the file of its range of cells, and each range then fits in memory.
 """
 
@@ -15,9 +15,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from scmf.data.ingest.h5ad import Matrix, reading
 from scmf.data.ingest.kernels import count_rows, dense_rows, place_by_row, sort_by_range
 from scmf.data.ingest.refusals import refuse
+from scmf.data.ingest.source import ArrayNode, Matrix, reading
 
 Array = npt.NDArray[Any]
 LongArray = npt.NDArray[np.int64]
@@ -59,8 +59,8 @@ def iter_blocks(matrix: Matrix, *, budget: int, scratch: Path) -> Iterator[RawBl
     n_values = max(1 << 16, budget // _BYTES_A_VALUE)
     if matrix.layout == "csr":
         return _csr_blocks(matrix, min(n_values, _MOST_VALUES))
-    if matrix.layout == "csc":
-        return _csc_blocks(matrix, n_values, scratch)
+    if matrix.layout in {"csc", "coo"}:
+        return _sorted_blocks(matrix, n_values, scratch)
     return _dense_blocks(matrix, min(n_values, 4 * _MOST_VALUES))
 
 
@@ -71,13 +71,14 @@ def value_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.int64)
 
 
-def read_values(node: Any, start: int, stop: int, *, into: Array) -> Array:
+def read_values(node: ArrayNode, start: int, stop: int, *, into: Array) -> Array:
     """Elements start..stop of a one-dimensional dataset, converted into the head of a buffer."""
     head = into[: stop - start]
-    if node.dtype.kind == "b":  # HDF5 keeps booleans as an enumeration and converts them to nothing
+    direct = getattr(node, "read_direct", None)
+    if direct is None or node.dtype.kind == "b":  # HDF5 keeps booleans as an enumeration and converts them to nothing
         head[:] = node[start:stop]
     elif stop > start:
-        node.read_direct(head, np.s_[start:stop])
+        direct(head, np.s_[start:stop])
     return head
 
 
@@ -86,9 +87,9 @@ def _column_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 def _csr_blocks(matrix: Matrix, n_values: int) -> Iterator[RawBlock]:
-    node = matrix.node
-    columns = np.empty(n_values, _column_type(node["indices"].dtype))
-    values = np.empty(n_values, value_type(node["data"].dtype))
+    indices, data = matrix.minor(), matrix.values
+    columns = np.empty(n_values, _column_type(indices.dtype))
+    values = np.empty(n_values, value_type(data.dtype))
     for window in range(0, matrix.n_cells, _WINDOW):
         indptr = _read_indptr(matrix, window, min(window + _WINDOW, matrix.n_cells) + 1)
         row = 0
@@ -97,29 +98,29 @@ def _csr_blocks(matrix: Matrix, n_values: int) -> Iterator[RawBlock]:
             a, b = int(indptr[row]), int(indptr[stop])
             if b - a > len(values):  # one cell longer than a block: repeated genes
                 columns, values = np.empty(b - a, columns.dtype), np.empty(b - a, values.dtype)
-            with reading(node.file.filename, matrix.element):
-                head = read_values(node["indices"], a, b, into=columns), read_values(node["data"], a, b, into=values)
+            with reading(matrix.path, matrix.element):
+                head = read_values(indices, a, b, into=columns), read_values(data, a, b, into=values)
             yield RawBlock(window + row, indptr[row : stop + 1] - a, *head)
             row = stop
 
 
 def _read_indptr(matrix: Matrix, start: int, stop: int) -> LongArray:
-    node = matrix.node
-    with reading(node.file.filename, matrix.element):
-        indptr: LongArray = node["indptr"][start:stop].astype(np.int64)
-    if indptr[0] < 0 or indptr[-1] > node["data"].shape[0] or (np.diff(indptr) < 0).any():
+    with reading(matrix.path, matrix.element):
+        indptr: LongArray = matrix.starts()[start:stop].astype(np.int64)
+    if indptr[0] < 0 or indptr[-1] > matrix.values.shape[0] or (np.diff(indptr) < 0).any():
         raise refuse("D015", "indptr does not rise from 0 to the number of values", where=f"{matrix.where}/indptr")
     return indptr
 
 
 def _dense_blocks(matrix: Matrix, n_values: int) -> Iterator[RawBlock]:
-    node = matrix.node
+    node = matrix.values
     dtype = value_type(node.dtype)
     rows = max(1, n_values // matrix.n_genes)
-    if node.chunks and node.chunks[0] <= rows:
-        rows -= rows % node.chunks[0]  # whole chunks, or each would be read (and unpacked) twice
+    chunks = getattr(node, "chunks", None)
+    if chunks and chunks[0] <= rows:
+        rows -= rows % chunks[0]  # whole chunks, or each would be read (and unpacked) twice
     for start in range(0, matrix.n_cells, rows):
-        with reading(node.file.filename, matrix.element):
+        with reading(matrix.path, matrix.element):
             block = node[start : start + rows]
         block = block.astype(np.uint8) if node.dtype.kind == "b" else _native(block)
         n = int(np.count_nonzero(block))
@@ -133,7 +134,7 @@ def _native(block: Array) -> Array:
     return block.astype(dtype, copy=False)
 
 
-def _csc_blocks(matrix: Matrix, n_values: int, scratch: Path) -> Iterator[RawBlock]:
+def _sorted_blocks(matrix: Matrix, n_values: int, scratch: Path) -> Iterator[RawBlock]:
     lengths = _cell_lengths(matrix)
     ends = np.cumsum(lengths)
     bounds = [0]
@@ -153,10 +154,10 @@ def _csc_blocks(matrix: Matrix, n_values: int, scratch: Path) -> Iterator[RawBlo
 
 def _cell_lengths(matrix: Matrix) -> LongArray:
     lengths = np.zeros(matrix.n_cells, np.int64)
-    node = matrix.node["indices"]
+    node = matrix.minor() if matrix.rows is None else matrix.rows
     buffer = np.empty(_MOST_VALUES, _column_type(node.dtype))
     for start in range(0, node.shape[0], _MOST_VALUES):
-        with reading(matrix.node.file.filename, matrix.element):
+        with reading(matrix.path, matrix.element):
             rows = read_values(node, start, min(start + _MOST_VALUES, node.shape[0]), into=buffer)
         if not count_rows(rows, lengths):
             raise refuse("D015", f"an index is outside the {matrix.n_cells:,} cells", where=f"{matrix.where}/indices")
@@ -164,20 +165,23 @@ def _cell_lengths(matrix: Matrix) -> LongArray:
 
 
 def _triples(matrix: Matrix) -> Iterator[Array]:
-    """(row, column, value) records of a CSC matrix, in column order, a block at a time."""
-    node = matrix.node
-    indptr = _read_indptr(matrix, 0, matrix.n_genes + 1)
-    dtype = _triple_type(node["data"].dtype)
-    for start in range(0, node["data"].shape[0], _MOST_VALUES):
-        stop = min(start + _MOST_VALUES, node["data"].shape[0])
+    """(row, column, value) records of a CSC or COO matrix in its own order, a block at a time."""
+    indptr = None if matrix.indptr is None else _read_indptr(matrix, 0, matrix.n_genes + 1)
+    dtype = _triple_type(matrix.values.dtype)
+    for start in range(0, matrix.values.shape[0], _MOST_VALUES):
+        stop = min(start + _MOST_VALUES, matrix.values.shape[0])
         triples = np.empty(stop - start, dtype)
-        with reading(node.file.filename, matrix.element):
-            triples["row"] = node["indices"][start:stop]
-            triples["value"] = node["data"][start:stop]
-        ends = np.clip(indptr, start, stop)
-        here = ends[1:] - ends[:-1]
-        triples["column"] = np.repeat(np.arange(matrix.n_genes, dtype=np.int32), here)
+        with reading(matrix.path, matrix.element):
+            triples["value"] = matrix.values[start:stop]
+            triples["row"] = (matrix.minor() if matrix.rows is None else matrix.rows)[start:stop]
+            triples["column"] = matrix.minor()[start:stop] if indptr is None else _columns(indptr, start, stop)
         yield triples
+
+
+def _columns(indptr: LongArray, start: int, stop: int) -> Array:
+    """(stop - start,) int32 column of each of these values of a CSC matrix."""
+    ends = np.clip(indptr, start, stop)
+    return np.repeat(np.arange(len(indptr) - 1, dtype=np.int32), ends[1:] - ends[:-1])
 
 
 def _triple_type(values: np.dtype[Any]) -> np.dtype[Any]:

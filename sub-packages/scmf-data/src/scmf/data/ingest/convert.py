@@ -17,11 +17,11 @@ from scmf.data.ingest.blocks import RawBlock, iter_blocks
 from scmf.data.ingest.counts import FAULTS, elements_with_counts
 from scmf.data.ingest.filler import Fault, PartFiller, Tally
 from scmf.data.ingest.genes import column_numbers
-from scmf.data.ingest.h5ad import H5adFile, reading
 from scmf.data.ingest.kernels import first_fault
 from scmf.data.ingest.plan import ConvertOptions, Plan, SourcePlan, make_plan
 from scmf.data.ingest.progress import Progress
 from scmf.data.ingest.refusals import refuse
+from scmf.data.ingest.source import ReadWishes, Source, open_source, reading
 from scmf.data.manifest import Manifest, SourceRecord
 from scmf.data.store_writer import StoreWriter, describe_file
 
@@ -59,7 +59,7 @@ def convert(sources: Sequence[Path], dest: Path, options: ConvertOptions, *, log
         StoreError: a destination that exists, or a disk that is full. Nothing is left in the way.
     """
     with StoreWriter(dest, overwrite=options.overwrite) as writer:
-        plan = make_plan(sources, dest, options)
+        plan = make_plan(sources, dest, options, scratch=writer.scratch)
         for line in (line for source in plan.sources for line in source.lines()):
             log(line)
         try:
@@ -102,14 +102,17 @@ class _Source:
     """One source on its way into the store."""
 
     def __init__(self, source: SourcePlan, plan: Plan, filler: PartFiller, options: ConvertOptions) -> None:
-        self.source, self.plan, self.filler = source, plan, filler
+        self.source, self.plan, self.filler, self.options = source, plan, filler, options
         self.budget = max(_LEAST_BUDGET, options.memory - _PROGRAM_BYTES)
         self.numbers = column_numbers(source.genes, plan.gene_numbers)
         self.tally = Tally()
 
     def convert(self, progress: Progress, scratch: Path) -> Tally:
         """Stream the cells into parts."""
-        with H5adFile(self.source.path) as file, reading(self.source.path, self.source.element):
+        with (
+            open_source(self.source.path, ReadWishes(self.options.cells_in, scratch)) as file,
+            reading(self.source.path, self.source.element),
+        ):
             matrix = file.matrices()[self.source.element]
             noted = 0  # cells whose obs rows have been handed over
             for block in iter_blocks(matrix, budget=self.budget, scratch=scratch):
@@ -130,17 +133,17 @@ class _Source:
             raise refuse("D004", "no kept gene has a count above zero", where=where)
         return self.tally
 
-    def _put(self, file: H5adFile, block: RawBlock) -> None:
+    def _put(self, file: Source, block: RawBlock) -> None:
         fault = self.filler.put(block, self.numbers, self.tally)
         if fault is not None:
             raise self._refusal(file, block, fault)
 
-    def _obs(self, file: H5adFile, start: int, stop: int) -> pd.DataFrame:
-        frame = file.obs_rows(start, stop)
+    def _obs(self, file: Source, start: int, stop: int) -> pd.DataFrame:
+        frame = file.obs_rows(start, stop, element=self.source.element)
         frame[SOURCE_COLUMN] = pd.Categorical([self.source.name]).repeat(stop - start)
         return frame
 
-    def _refusal(self, file: H5adFile, block: RawBlock, fault: Fault) -> InputError:
+    def _refusal(self, file: Source, block: RawBlock, fault: Fault) -> InputError:
         number, name = FAULTS[fault.kind]
         element = self.source.element
         others = elements_with_counts(file, but=element)
@@ -151,9 +154,9 @@ class _Source:
             fix=f"{self.plan.command} --counts {others[0]}" if others else None,
         )
 
-    def _offenders(self, file: H5adFile, block: RawBlock, fault: Fault) -> list[str]:
+    def _offenders(self, file: Source, block: RawBlock, fault: Fault) -> list[str]:
         """The first three offending values with their cell and gene."""
-        cells, genes = file.obs(), file.var(self.source.element).index()
+        cells, genes = file.cells_of(self.source.element), file.var(self.source.element).index()
         position = fault.position
         found: list[str] = []
         while position >= 0 and len(found) < 3:
@@ -193,6 +196,7 @@ def _record(source: SourcePlan, tally: Tally, *, first_cell: int) -> SourceRecor
         n_genes=source.n_genes,
         genes_without_id=genes.without_id,
         genes_of_other_species=genes.other_species,
+        other_features=genes.other_features,
         repeated_columns=len(kept) - len(set(kept)),
         versions_stripped=genes.versions_stripped,
         values_rounded=tally.rounded,

@@ -6,6 +6,7 @@ refuses the file at the first that is no count. So a choice may be refused later
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,8 +15,8 @@ import numpy.typing as npt
 
 from scmf.data.ingest import kernels
 from scmf.data.ingest.blocks import value_type
-from scmf.data.ingest.h5ad import H5adFile, Matrix, reading
 from scmf.data.ingest.refusals import refuse
+from scmf.data.ingest.source import Matrix, Source, reading
 
 Array = npt.NDArray[Any]
 
@@ -50,7 +51,7 @@ class Choice:
     reason: str
 
 
-def look(file: H5adFile, matrix: Matrix) -> Verdict:
+def look(file: Source, matrix: Matrix) -> Verdict:
     """Judge a matrix by a few windows of its values."""
     windows = _windows(matrix)
     for first, values in windows:
@@ -66,7 +67,7 @@ def look(file: H5adFile, matrix: Matrix) -> Verdict:
     return Verdict(0, f"integers {known.min():.0f} to {known.max():.0f} in {n_values:,} values looked at")
 
 
-def choose_counts(file: H5adFile, *, wish: str, command: str) -> Choice:
+def choose_counts(file: Source, *, wish: str, command: str) -> Choice:
     """Find the raw counts.
 
     Args:
@@ -80,6 +81,8 @@ def choose_counts(file: H5adFile, *, wish: str, command: str) -> Choice:
     matrices = file.matrices()
     if wish != "auto":
         return _named(file, matrices, wish, command)
+    if why := file.must_name():
+        raise refuse("D013", why, where=str(file.path), fix=f"{command} --counts {shlex.quote(next(iter(matrices)))}")
     verdicts: dict[str, Verdict] = {}
     for element, matrix in matrices.items():
         verdicts[element] = look(file, matrix)
@@ -97,12 +100,12 @@ def choose_counts(file: H5adFile, *, wish: str, command: str) -> Choice:
     )
 
 
-def elements_with_counts(file: H5adFile, *, but: str) -> list[str]:
+def elements_with_counts(file: Source, *, but: str) -> list[str]:
     """Other elements of the file that look like raw counts."""
     return [e for e, matrix in file.matrices().items() if e != but and not look(file, matrix).fault]
 
 
-def _named(file: H5adFile, matrices: dict[str, Matrix], wish: str, command: str) -> Choice:
+def _named(file: Source, matrices: dict[str, Matrix], wish: str, command: str) -> Choice:
     if wish not in matrices:
         raise refuse("D005", f"the file has no {wish}; it has {', '.join(matrices)}", where=str(file.path))
     verdict = look(file, matrices[wish])
@@ -122,11 +125,11 @@ def _reason(verdicts: dict[str, Verdict]) -> str:
 def _windows(matrix: Matrix) -> list[tuple[int, Array]]:
     """Flat position and values of a few windows, spread over the matrix."""
     node = matrix.values
-    width = matrix.n_genes if node.ndim == 2 else 1
+    width = matrix.n_genes if matrix.layout == "dense" else 1
     rows = max(1, _WINDOW_VALUES // max(1, width))
     spread = np.linspace(0, max(0, node.shape[0] - rows), _WINDOWS).astype(np.int64)
     # In a matrix that the windows cover they would overlap, and their values count twice: it is read in order.
     starts = spread if node.shape[0] > _WINDOWS * rows else np.arange(0, max(1, node.shape[0]), rows)
     dtype = value_type(node.dtype)
-    with reading(node.file.filename, matrix.element):
+    with reading(matrix.path, matrix.element):
         return [(int(s) * width, np.ravel(node[s : s + rows]).astype(dtype)) for s in starts]

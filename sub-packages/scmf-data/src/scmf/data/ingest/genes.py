@@ -35,11 +35,21 @@ class SourceGenes:
     """Species of the ids kept."""
     versions_stripped: int = 0
     other_species: int = 0
+    other_features: int = 0
+    """Columns that are no genes (antibodies, guides) and were left out before."""
 
     @property
     def without_id(self) -> int:
         """Columns dropped for want of an id."""
-        return sum(not i for i in self.ids) - self.other_species
+        return sum(not i for i in self.ids) - self.other_species - self.other_features
+
+    def among(self, kept: npt.NDArray[np.bool_]) -> SourceGenes:
+        """The same genes as columns of a wider matrix: `kept` says which of its columns they are, in order."""
+        place = np.cumsum(kept) - 1
+        widen = [(int(p), bool(k)) for p, k in zip(place, kept, strict=True)]
+        ids = tuple(self.ids[p] if k else "" for p, k in widen)
+        symbols = tuple(self.symbols[p] if k else "" for p, k in widen)
+        return replace(self, ids=ids, symbols=symbols, other_features=int((~kept).sum()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,14 @@
-"""A table (obs or var) of an h5ad file, read by slices of rows. In: an HDF5 node. Out: pandas frames.
+"""A table (obs or var) of a source, read by slices of rows. In: nodes or columns. Out: pandas frames.
 
 anndata reads whole tables only; a store is written part by part in bounded memory.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
-import h5py
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -15,36 +16,22 @@ import pandas as pd
 Array = npt.NDArray[Any]
 
 
-class Table:
-    """Rows of obs or var, in any of anndata's encodings."""
+class Table(ABC):
+    """Rows of obs or var."""
 
-    def __init__(self, node: Any, *, legacy_categories: Any = None) -> None:
-        """Take the HDF5 node; `legacy_categories` is uns, where compound tables kept their categories."""
-        self._node = node
-        self._uns = legacy_categories
-        self._compound = isinstance(node, h5py.Dataset)
-        names = list(node.dtype.names) if self._compound else list(node)
-        self._index = names[0] if self._compound else _text(node.attrs["_index"])
-        order = [] if self._compound else [_text(c) for c in node.attrs.get("column-order", ())]
-        hidden = {self._index, "__categories", "_index"}
-        listed = [c for c in order if c in names and c not in hidden]
-        self.columns = tuple(listed + [c for c in names if c not in hidden and c not in listed])
+    columns: tuple[str, ...]
+    """Names of the columns, without the index."""
 
-    def __len__(self) -> int:
-        if self._compound:
-            return int(self._node.shape[0])
-        node = self._node[self._index]
-        if isinstance(node, h5py.Group):  # a categorical or nullable index
-            node = node["codes" if "codes" in node else "values"]
-        return int(node.shape[0])
+    @abstractmethod
+    def __len__(self) -> int: ...
 
+    @abstractmethod
     def index(self, start: int = 0, stop: int | None = None) -> Array:
         """(rows,) object array of the rows' names."""
-        return np.array([_text(v) for v in self.column(self._index, start, stop)], dtype=object)
 
+    @abstractmethod
     def column(self, name: str, start: int = 0, stop: int | None = None) -> Any:
         """(rows,) values of a column as pandas or NumPy keep them; categories stay categories."""
-        return self._read_compound(name, start, stop) if self._compound else self._read(name, start, stop)
 
     def texts(self, name: str) -> Array | None:
         """(rows,) object array of strings, "" where missing; None for a column that is no text."""
@@ -53,38 +40,112 @@ class Table:
             values = values.astype(object)
         if values.dtype.kind not in "OUS" and not isinstance(values.dtype, pd.StringDtype):
             return None
-        return np.array(["" if pd.isna(v) else _text(v) for v in values], dtype=object)
+        return np.array(["" if pd.isna(v) else as_text(v) for v in values], dtype=object)
 
     def frame(self, start: int, stop: int) -> pd.DataFrame:
         """Rows start..stop with all columns. A slash in a column's name, which zarr cannot keep, becomes `_`."""
         columns = {c.replace("/", "_"): self.column(c, start, stop) for c in self.columns}
         return pd.DataFrame(columns, index=pd.Index(self.index(start, stop), dtype=object))
 
+
+class ColumnTable(Table):
+    """A table whose columns are arrays of their own: HDF5 datasets or NumPy arrays of one axis."""
+
+    def __init__(self, index: Any, columns: Mapping[str, Any]) -> None:
+        """Take the array of the rows' names and the columns, each as long."""
+        self._index, self._columns = index, dict(columns)
+        self.columns = tuple(self._columns)
+
+    def __len__(self) -> int:
+        return int(self._index.shape[0])
+
+    def index(self, start: int = 0, stop: int | None = None) -> Array:
+        """(rows,) object array of the rows' names."""
+        return np.array([as_text(v) for v in self._index[start:stop]], dtype=object)
+
+    def column(self, name: str, start: int = 0, stop: int | None = None) -> Any:
+        """(rows,) values of a column; bytes become text."""
+        values = self._columns[name][start:stop]
+        return values if isinstance(values, pd.Categorical) else as_strings(np.asarray(values))
+
+
+class RowsTable(Table):
+    """Some rows of another table, in its order."""
+
+    def __init__(self, table: Table, kept: npt.NDArray[np.bool_]) -> None:
+        """Take a table and (rows,) which of its rows remain."""
+        self._table, self._kept = table, kept
+        self.columns = table.columns
+
+    def __len__(self) -> int:
+        return int(self._kept.sum())
+
+    def index(self, start: int = 0, stop: int | None = None) -> Array:
+        """(rows,) object array of the rows' names."""
+        found: Array = self._table.index()[self._kept][start:stop]
+        return found
+
+    def column(self, name: str, start: int = 0, stop: int | None = None) -> Any:
+        """(rows,) values of a column of the remaining rows."""
+        return self._table.column(name)[self._kept][start:stop]
+
+
+class NodeTable(Table):
+    """Rows of obs or var, in any of anndata's encodings, in HDF5 or zarr."""
+
+    def __init__(self, node: Any, *, legacy_categories: Any = None) -> None:
+        """Take the node; `legacy_categories` is uns, where compound tables kept their categories."""
+        self._node = node
+        self._uns = legacy_categories
+        self._compound = hasattr(node, "shape")
+        names = list(node.dtype.names) if self._compound else list(node)
+        self._index = names[0] if self._compound else as_text(node.attrs["_index"])
+        order = [] if self._compound else [as_text(c) for c in node.attrs.get("column-order", ())]
+        hidden = {self._index, "__categories", "_index"}
+        listed = [c for c in order if c in names and c not in hidden]
+        self.columns = tuple(listed + [c for c in names if c not in hidden and c not in listed])
+
+    def __len__(self) -> int:
+        if self._compound:
+            return int(self._node.shape[0])
+        node = self._node[self._index]
+        if _is_group(node):  # a categorical or nullable index
+            node = node["codes" if "codes" in node else "values"]
+        return int(node.shape[0])
+
+    def index(self, start: int = 0, stop: int | None = None) -> Array:
+        """(rows,) object array of the rows' names."""
+        return np.array([as_text(v) for v in self.column(self._index, start, stop)], dtype=object)
+
+    def column(self, name: str, start: int = 0, stop: int | None = None) -> Any:
+        """(rows,) values of a column as pandas or NumPy keep them; categories stay categories."""
+        return self._read_compound(name, start, stop) if self._compound else self._read(name, start, stop)
+
     def _read(self, name: str, start: int, stop: int | None) -> Any:
         node = self._node[name]
-        if isinstance(node, h5py.Group):
+        if _is_group(node):
             return _read_group(node, start, stop)
         if "categories" in node.attrs:  # anndata 0.7: a reference to __categories/NAME
-            categories = _strings(self._node[node.attrs["categories"]][:])
+            categories = as_strings(self._node[node.attrs["categories"]][:])
             return _categorical(node[start:stop], categories, ordered=False)
-        return _strings(node[start:stop])
+        return as_strings(node[start:stop])
 
     def _read_compound(self, name: str, start: int, stop: int | None) -> Any:
         values = self._node[start:stop][name]
-        categories = self._uns.get(f"{name}_categories") if self._uns is not None else None
-        if isinstance(categories, h5py.Dataset) and values.dtype.kind in "iu":
-            return _categorical(values, _strings(np.atleast_1d(categories[()])), ordered=False)
-        return _strings(values)
+        categories: Any = self._uns.get(f"{name}_categories") if self._uns is not None else None
+        if hasattr(categories, "shape") and values.dtype.kind in "iu":
+            return _categorical(values, as_strings(np.atleast_1d(categories[()])), ordered=False)
+        return as_strings(values)
 
 
 def _read_group(node: Any, start: int, stop: int | None) -> Any:
-    encoding = _text(node.attrs.get("encoding-type", ""))
+    encoding = as_text(node.attrs.get("encoding-type", ""))
     if encoding == "categorical":
-        categories = _strings(_dense(node["categories"]))
+        categories = as_strings(_dense(node["categories"]))
         return _categorical(node["codes"][start:stop], categories, ordered=bool(node.attrs.get("ordered", False)))
     values, mask = node["values"][start:stop], node["mask"][start:stop]
     if encoding == "nullable-string-array":
-        return pd.array(np.where(mask, None, _strings(values)), dtype=object)
+        return pd.array(np.where(mask, None, as_strings(values)), dtype=object)
     if encoding == "nullable-boolean":
         return pd.arrays.BooleanArray(values.astype(bool), mask.astype(bool))
     if encoding == "nullable-integer":
@@ -93,7 +154,7 @@ def _read_group(node: Any, start: int, stop: int | None) -> Any:
 
 
 def _dense(node: Any) -> Array:
-    return np.asarray(node["values"][:] if isinstance(node, h5py.Group) else node[:])
+    return np.asarray(node["values"][:] if _is_group(node) else node[:])
 
 
 def _categorical(codes: Array, categories: Any, *, ordered: bool) -> pd.Categorical:
@@ -101,12 +162,17 @@ def _categorical(codes: Array, categories: Any, *, ordered: bool) -> pd.Categori
     return pd.Categorical.from_codes(codes.astype(np.int64), categories=known, ordered=ordered)
 
 
-def _strings(values: Any) -> Any:
+def as_strings(values: Any) -> Any:
     """Bytes as text; numbers in native byte order, as pandas wants them."""
-    if values.dtype.kind in "OS":
-        return np.array([_text(v) for v in values], dtype=object)
+    if values.dtype.kind in "OST":
+        return np.array([as_text(v) for v in values], dtype=object)
     return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
-def _text(value: Any) -> str:
+def _is_group(node: Any) -> bool:
+    return not hasattr(node, "shape")
+
+
+def as_text(value: Any) -> str:
+    """Text of a name that may be bytes."""
     return value.decode("utf-8", "replace") if isinstance(value, bytes | np.bytes_) else str(value)
