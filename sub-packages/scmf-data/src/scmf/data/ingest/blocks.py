@@ -54,14 +54,26 @@ class RawBlock:
         return RawBlock(first, self.indptr[start : stop + 1] - a, self.columns[a:b], self.values[a:b])
 
 
-def iter_blocks(matrix: Matrix, *, budget: int, scratch: Path) -> Iterator[RawBlock]:
-    """All cells of a matrix in order, in blocks that keep the process's growth within `budget` bytes."""
+def iter_blocks(
+    matrix: Matrix, *, budget: int, scratch: Path, cells: tuple[int, int] | None = None
+) -> Iterator[RawBlock]:
+    """Cells of a matrix in order, in blocks that keep the process's growth within `budget` bytes.
+
+    Args:
+        matrix: what to read.
+        budget: bytes.
+        scratch: folder for the external sort of a CSC or COO matrix.
+        cells: first cell and the one after the last, of a CSR or dense matrix; None for all.
+    """
     n_values = max(1 << 16, budget // _BYTES_A_VALUE)
+    start, stop = (0, matrix.n_cells) if cells is None else cells
     if matrix.layout == "csr":
-        return _csr_blocks(matrix, min(n_values, _MOST_VALUES))
-    if matrix.layout in {"csc", "coo"}:
-        return _sorted_blocks(matrix, n_values, scratch)
-    return _dense_blocks(matrix, min(n_values, 4 * _MOST_VALUES))
+        return _csr_blocks(matrix, min(n_values, _MOST_VALUES), start, stop)
+    if matrix.layout == "dense":
+        return _dense_blocks(matrix, min(n_values, 4 * _MOST_VALUES), start, stop)
+    if (start, stop) != (0, matrix.n_cells):
+        raise ValueError(f"a {matrix.layout} matrix is read as a whole, or turned first")
+    return _sorted_blocks(matrix, n_values, scratch)
 
 
 def value_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -86,12 +98,12 @@ def _column_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.int32 if dtype.itemsize < 4 or dtype == np.int32 else np.int64)
 
 
-def _csr_blocks(matrix: Matrix, n_values: int) -> Iterator[RawBlock]:
+def _csr_blocks(matrix: Matrix, n_values: int, first: int, last: int) -> Iterator[RawBlock]:
     indices, data = matrix.minor(), matrix.values
     columns = np.empty(n_values, _column_type(indices.dtype))
     values = np.empty(n_values, value_type(data.dtype))
-    for window in range(0, matrix.n_cells, _WINDOW):
-        indptr = _read_indptr(matrix, window, min(window + _WINDOW, matrix.n_cells) + 1)
+    for window in range(first, last, _WINDOW):
+        indptr = _read_indptr(matrix, window, min(window + _WINDOW, last) + 1)
         row = 0
         while row < len(indptr) - 1:
             stop = max(row + 1, int(np.searchsorted(indptr, indptr[row] + n_values, side="right")) - 1)
@@ -112,16 +124,16 @@ def _read_indptr(matrix: Matrix, start: int, stop: int) -> LongArray:
     return indptr
 
 
-def _dense_blocks(matrix: Matrix, n_values: int) -> Iterator[RawBlock]:
+def _dense_blocks(matrix: Matrix, n_values: int, first: int, last: int) -> Iterator[RawBlock]:
     node = matrix.values
     dtype = value_type(node.dtype)
     rows = max(1, n_values // matrix.n_genes)
     chunks = getattr(node, "chunks", None)
     if chunks and chunks[0] <= rows:
         rows -= rows % chunks[0]  # whole chunks, or each would be read (and unpacked) twice
-    for start in range(0, matrix.n_cells, rows):
+    for start in range(first, last, rows):
         with reading(matrix.path, matrix.element):
-            block = node[start : start + rows]
+            block = node[start : min(start + rows, last)]
         block = block.astype(np.uint8) if node.dtype.kind == "b" else _native(block)
         n = int(np.count_nonzero(block))
         indptr, columns, values = np.zeros(len(block) + 1, np.int64), np.empty(n, np.int32), np.empty(n, dtype)
