@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from scmf.data.cli import main, parse_bytes
+from scmf.data.cli import main
+from scmf.data.cli_sources import parse_bytes
 from scmf.data.rank import RankTokenizer
 from scmf.data.vocabulary import load_vocabulary
 

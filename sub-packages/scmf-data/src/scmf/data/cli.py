@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from scmf.core.command import Parser
 from scmf.core.errors import run_command
+from scmf.data.cli_sources import add_source_flags, source_options
 
 if TYPE_CHECKING:
     from scmf.data.ingest.convert import Conversion
@@ -27,7 +28,6 @@ examples:
   scmf-store tokens data/pbmc --vocabulary geneformer-v2 --out pbmc.parquet
   scmf-store vocabulary data/fish --out fish.parquet
 """
-_UNITS: Final = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -50,14 +50,6 @@ def store_command(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
     run: Callable[[argparse.Namespace], int] = options.run
     return run(options)
-
-
-def parse_bytes(text: str) -> int:
-    """Bytes from `2GB`, `512MiB` or `1000000`."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]i?|)b?", text.strip().lower())
-    if not match or match.group(2) not in _UNITS:
-        raise argparse.ArgumentTypeError(f"{text!r} is no amount of memory; write 2GB or 512MiB")
-    return int(float(match.group(1)) * _UNITS[match.group(2)])
 
 
 def _positive(text: str) -> int:
@@ -98,22 +90,8 @@ def _command(commands: Any, name: str, text: str, *, run: Callable[..., int] | N
 
 def _add_convert(commands: Any) -> None:
     convert = _command(commands, "convert", "Make a store from h5ad files.", run=_convert)
-    convert.add_argument("sources", nargs="+", type=Path, metavar="SRC", help="h5ad files, in the order of their cells")
+    add_source_flags(convert)
     convert.add_argument("--dest", required=True, type=Path, metavar="DIR", help="folder to make")
-    convert.add_argument(
-        "--counts", default="auto", metavar="WHERE", help="raw counts: auto, X, raw.X or layers/NAME (default: auto)"
-    )
-    convert.add_argument("--gene-column", metavar="NAME", help="column of var with the gene ids (default: found)")
-    convert.add_argument(
-        "--gene-ids",
-        default="ensembl",
-        choices=("ensembl", "symbols"),
-        help="identity of a gene (default: ensembl)",
-    )
-    convert.add_argument("--species", choices=("human", "mouse"), help="keep the genes of this species only")
-    convert.add_argument(
-        "--memory", default=512 << 20, type=parse_bytes, metavar="BYTES", help="stay within this (default: 512MiB)"
-    )
     convert.add_argument(
         "--cells-per-part", default=1_000_000, type=_positive, metavar="N", help="default: 1000000; at most 2 million"
     )
@@ -147,17 +125,7 @@ def _add_vocabulary(commands: Any) -> None:
 
 def _convert(options: argparse.Namespace) -> int:
     from scmf.data.ingest.convert import convert
-    from scmf.data.ingest.genes import GeneWishes
-    from scmf.data.ingest.plan import ConvertOptions
-
-    genes = GeneWishes(column=options.gene_column, id_space=options.gene_ids, species=options.species)
-    wishes = ConvertOptions(
-        counts=options.counts,
-        genes=genes,
-        memory=options.memory,
-        cells_per_part=options.cells_per_part,
-        overwrite=options.overwrite,
-    )
+    wishes = replace(source_options(options), cells_per_part=options.cells_per_part, overwrite=options.overwrite)
     conversion = convert(options.sources, options.dest, wishes, log=_print)
     if options.gene_ids == "symbols":
         _print("warning: genes are kept by name; the shipped vocabularies, which use Ensembl ids, will not match")
