@@ -92,7 +92,7 @@ def test_values_outside_the_arrays_are_an_error_that_names_the_cell():
     with pytest.raises(IndexError, match="cell 1 "):
         hash_cells(indptr, indices, counts, KEYS[:39])
     with pytest.raises(IndexError, match="cell 1 "):
-        hash_cells(indptr + [0, 0, 1], indices, counts, KEYS)
+        hash_cells(np.append(indptr[:-1], 3), indices, counts, KEYS)
 
 
 RECORDED = [15548183249649472873, 0]

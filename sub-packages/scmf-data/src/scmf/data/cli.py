@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from scmf.core.command import Parser
 from scmf.core.errors import run_command
+from scmf.data import cli_ledger
+from scmf.data.cli_ledger import add_ledger, add_seen
 from scmf.data.cli_sources import add_source_flags, source_options
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ examples:
   scmf-store bench data/pbmc --json
   scmf-store tokens data/pbmc --vocabulary geneformer-v2 --out pbmc.parquet
   scmf-store vocabulary data/fish --out fish.parquet
+  scmf-store ledger data/pbmc
+  scmf-store seen other.h5ad --ledger data/pbmc.ledger
 """
 
 
@@ -69,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--json", action="store_true", help="the measurements as one JSON object")
     _add_tokens(commands)
     _add_vocabulary(commands)
+    add_ledger(_command(commands, "ledger", "Write what tells a store's cells from others.", run=cli_ledger.ledger))
+    add_seen(_command(commands, "seen", "Say which cells of a store or file a ledger has.", run=cli_ledger.seen))
     return parser
 
 
@@ -83,7 +89,7 @@ def _command(commands: Any, name: str, text: str, *, run: Callable[..., int] | N
         return Parser(prog=name, **looks)
     parser: argparse.ArgumentParser = commands.add_parser(name, help=text, **looks)
     parser.set_defaults(run=run)
-    if name != "convert":
+    if name not in {"convert", "seen"}:
         parser.add_argument("store", type=Path, metavar="DIR", help="folder of the store")
     return parser
 
@@ -125,6 +131,7 @@ def _add_vocabulary(commands: Any) -> None:
 
 def _convert(options: argparse.Namespace) -> int:
     from scmf.data.ingest.convert import convert
+
     wishes = replace(source_options(options), cells_per_part=options.cells_per_part, overwrite=options.overwrite)
     conversion = convert(options.sources, options.dest, wishes, log=_print)
     if options.gene_ids == "symbols":
