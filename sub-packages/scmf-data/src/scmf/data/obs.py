@@ -21,10 +21,15 @@ from scmf.core.errors import StoreError
 
 def write_tables(part: Path, *, obs: pd.DataFrame, var: pd.DataFrame) -> None:
     """Write obs and var into a part whose root group exists."""
+    write_table(part, "obs", _writable(obs))
+    write_table(part, "var", var)
+
+
+def write_table(part: Path, name: str, table: pd.DataFrame) -> None:
+    """Write one table, which anndata can write as it is, into a part whose root group exists."""
     group = zarr.open_group(part, mode="r+")
     with anndata.settings.override(auto_shard_zarr_v3=False):  # said aloud: anndata is about to change its default
-        write_elem(group, "obs", _writable(obs))
-        write_elem(group, "var", var)
+        write_elem(group, name, table)
 
 
 def read_obs(part: Path, columns: Sequence[str]) -> pd.DataFrame:

@@ -19,10 +19,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import xxhash
+import zarr
 
 from scmf.core.errors import StoreError
 from scmf.data.manifest import MANIFEST, FileRecord, Manifest, PartRecord, dump_manifest
-from scmf.data.obs import write_tables
+from scmf.data.obs import write_table, write_tables
+from scmf.data.obs_writer import ObsSpool
 from scmf.data.shard import ShardWriter, WrittenShard, write_document
 
 Array = npt.NDArray[Any]
@@ -85,11 +87,11 @@ class PartWriter:
             self._counts.append(block)
         old.unlink()
 
-    def close(self, *, obs: pd.DataFrame, var: pd.DataFrame) -> PartRecord:
+    def close(self, *, obs: pd.DataFrame | ObsSpool, var: pd.DataFrame) -> PartRecord:
         """Write indptr, the tables and the attributes, and describe the part.
 
         Args:
-            obs: one row a cell, in the order in which they were appended.
+            obs: one row a cell, in the order in which they were appended: a table, or frames that wait on disk.
             var: one row a gene, indexed by gene id.
         """
         lengths = np.concatenate([np.zeros(1, np.int64), *self._lengths])
@@ -98,7 +100,11 @@ class PartWriter:
         shape = {"shape": [self.n_cells, self.n_genes]}
         write_document(self.path / "X", _group("csr_matrix", **shape))
         written = {"data": self._counts.close(), "indices": self._indices.close(), "indptr": indptr.close()}
-        write_tables(self.path, obs=obs, var=var)
+        if isinstance(obs, ObsSpool):
+            obs.write(zarr.open_group(self.path, mode="r+"))
+            write_table(self.path, "var", var)
+        else:
+            write_tables(self.path, obs=obs, var=var)
         for name in ("layers", "obsm", "obsp", "uns", "varm", "varp"):
             write_document(self.path / name, _group("dict"))
         return PartRecord(
@@ -127,11 +133,11 @@ class StoreWriter:
         self.folder = dest.parent / f".{dest.name}.partial"
         self._open_part: PartWriter | None = None
         self._n_parts = 0
-        _check_destination(dest, overwrite=overwrite)
+        check_destination(dest, overwrite=overwrite)
 
     def __enter__(self) -> Self:
         self.dest.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = _claim(self.folder)
+        self._lock = claim(self.folder)
         return self
 
     def __exit__(
@@ -158,12 +164,8 @@ class StoreWriter:
         """Write the manifest, bring every file to the disk and put the store in its place."""
         shutil.rmtree(self.scratch, ignore_errors=True)
         (self.folder / MANIFEST).write_bytes(dump_manifest(manifest))
-        _sync_tree(self.folder)
-        if self.dest.exists() and any(self.dest.iterdir()):
-            _exchange(self.folder, self.dest)
-        else:
-            self.folder.rename(self.dest)
-        _sync(self.dest.parent)
+        sync_tree(self.folder)
+        put_in_place(self.folder, self.dest)
 
 
 def _group(encoding: str, **attributes: object) -> dict[str, Any]:
@@ -190,7 +192,8 @@ def describe_file(path: Path) -> FileRecord:
     return FileRecord(bytes=size, checksum=state.hexdigest())
 
 
-def _check_destination(dest: Path, *, overwrite: bool) -> None:
+def check_destination(dest: Path, *, overwrite: bool) -> None:
+    """Refuse a destination that is in use, unless it is a store and may be replaced."""
     if dest.is_symlink() or (dest.exists() and not dest.is_dir()):
         raise StoreError("the destination is not a folder", where=str(dest), fix="name another --dest")
     if not dest.exists() or not any(dest.iterdir()):
@@ -209,8 +212,15 @@ def _check_destination(dest: Path, *, overwrite: bool) -> None:
         )
 
 
-def _claim(folder: Path) -> int:
-    """Make the folder empty and lock it; a dead process's leftovers are removed, a living one's are not."""
+def claim(folder: Path, *, keep: bool = False) -> int:
+    """Make the folder and lock it; a dead process's leftovers are removed unless kept, a living one's never are.
+
+    Returns:
+        Handle of the lock, to close.
+
+    Raises:
+        StoreError: a living process has the folder.
+    """
     folder.mkdir(exist_ok=True)
     lock = os.open(folder, os.O_RDONLY)
     try:
@@ -225,17 +235,45 @@ def _claim(folder: Path) -> int:
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-    for entry in folder.iterdir():
-        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    if not keep:
+        empty(folder)
     return lock
 
 
-def _sync_tree(folder: Path) -> None:
+def empty(folder: Path) -> None:
+    """Remove all that is in a folder."""
+    for entry in folder.iterdir():
+        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+
+
+def put_in_place(folder: Path, dest: Path) -> None:
+    """Give a whole store, synced already, its name; a store that had the name is then in `folder`."""
+    if dest.exists() and any(dest.iterdir()):
+        _exchange(folder, dest)
+    else:
+        folder.rename(dest)
+    sync(dest.parent)
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file in one step: at every moment the old or the new content is there, whole."""
+    aside = path.with_name(f".{path.name}.new")
+    with aside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.rename(path)
+    sync(path.parent)
+
+
+def sync_tree(folder: Path) -> None:
+    """Bring every file and folder below to the disk."""
     for path in [*folder.rglob("*"), folder]:
-        _sync(path)
+        sync(path)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
