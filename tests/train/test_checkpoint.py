@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import threading
 from dataclasses import replace
 
 import pytest
 
 from scmf.core.errors import CheckpointError
 from scmf.train import checkpoint
-from scmf.train.checkpoint import CheckpointFolder, Progress, find, read_progress, verify
+from scmf.train.checkpoint import CheckpointFolder, Progress, find_path, read_progress, verify
 from scmf.train.config import CheckpointConfig
+from scmf.train.faults import Tally
+from scmf.train.saver import Saver
 from support.alone import alone
 
 PROGRESS = Progress(
@@ -34,11 +37,16 @@ def folder(tmp_path):
 
 
 def save(folder, step, val_loss=None, content=b"weights"):
-    return folder.save(
-        replace(PROGRESS, step=step, val_loss=val_loss),
-        write=lambda path: (path / "shard").write_bytes(content),
-        files={"config.yaml": b"data: 1\n"},
-    )
+    aside = folder.aside(step)
+    folder.open_aside(aside)
+    (aside / "shard").write_bytes(content)
+    folder.close_aside(aside, replace(PROGRESS, step=step, val_loss=val_loss), {"config.yaml": b"data: 1\n"})
+    return folder.named(step)
+
+
+def stage(content=b"weights"):
+    """What an engine's `stage` returns, with one small shard."""
+    return lambda: lambda path, group: (path / "shard").write_bytes(content)
 
 
 def names(folder):
@@ -66,16 +74,89 @@ def test_a_record_reads_back_as_it_was_written(folder):
     verify(path)
 
 
-def test_a_save_that_fails_leaves_the_earlier_ones_and_nothing_of_itself(folder):
-    save(folder, 1)
+@pytest.mark.parametrize("background", [True, False])
+def test_a_save_that_fails_leaves_the_earlier_ones_and_nothing_of_itself(folder, background):
+    saver = Saver(folder, background=background)
+    saver.save(replace(PROGRESS, step=1), stage=stage(), files={})
+    assert saver.wait().fault is None
 
-    def full(path):
+    def full(path, group):
         (path / "shard").write_bytes(b"half")
         raise OSError(28, "No space left on device", str(path / "shard"))
 
-    with pytest.raises(OSError, match="No space left"):
-        folder.save(replace(PROGRESS, step=2), write=full, files={})
+    saver.save(replace(PROGRESS, step=2), stage=lambda: full, files={})
+    report = saver.wait()
+    assert "No space left" in str(report)
+    assert (report.step, report.fault.rank, saver.saved_step) == (2, 0, 1)
     assert sorted(path.name for path in folder.path.iterdir()) == ["last", "step_00000001"]
+    saver.save(replace(PROGRESS, step=3), stage=stage(), files={})
+    assert saver.wait().fault is None
+    assert names(folder) == ["step_00000001", "step_00000003"]
+
+
+def test_a_save_under_way_does_not_hold_up_the_run_and_is_the_only_one(folder):
+    saver, gate = Saver(folder, background=True), threading.Event()
+
+    def slow(path, group):
+        if not gate.wait(timeout=60):
+            raise TimeoutError
+        (path / "shard").write_bytes(b"weights")
+
+    saver.save(replace(PROGRESS, step=1), stage=lambda: slow, files={})
+    assert saver.finished() is None
+    assert names(folder) == []
+    with pytest.raises(RuntimeError, match="under way"):
+        saver.save(replace(PROGRESS, step=2), stage=stage(), files={})
+    gate.set()
+    report = saver.wait()
+    assert report.bytes == 7
+    assert names(folder) == ["step_00000001"]
+    assert saver.wait() is None
+
+
+def test_an_error_of_our_own_in_the_writing_thread_is_raised_in_the_run(folder):
+    saver = Saver(folder, background=True)
+
+    def broken(path, group):
+        raise ZeroDivisionError
+
+    saver.save(PROGRESS, stage=lambda: broken, files={})
+    with pytest.raises(ZeroDivisionError):
+        saver.wait()
+
+
+def test_the_newest_whole_checkpoint_is_found_behind_damaged_ones(folder):
+    for step in (1, 2, 3):
+        save(CheckpointFolder(folder.path, CheckpointConfig(keep_last=9)), step)
+    (folder.named(3) / "shard").write_bytes(b"weightz")
+    (folder.named(2) / checkpoint.RECORD).write_text("{")
+    whole, faults = folder.newest_whole()
+    assert whole == folder.named(1)
+    assert [str(folder.named(n)) in fault.where for n, fault in zip((3, 2), faults, strict=True)] == [True, True]
+
+
+def test_a_checkpoint_saved_while_steps_were_left_out_is_not_good(folder):
+    save(folder, 1)
+    save(folder, 2)
+    folder.amend(folder.named(2), replace(PROGRESS, step=2, faults=Tally(bad_in_a_row=1, skipped_steps=1)))
+    assert folder.newest_whole()[0] == folder.named(2)
+    assert folder.newest_whole(good=True)[0] == folder.named(1)
+
+
+def test_a_record_is_amended_without_touching_the_files(folder):
+    path = save(folder, 1)
+    tally = Tally(skipped_steps=3).after_rollback(8, 32)
+    folder.amend(path, checkpoint.moved(read_progress(path), cells_seen=32, faults=tally))
+    verify(path)
+    assert read_progress(path) == replace(PROGRESS, cells_seen=32, faults=tally)
+
+
+def test_a_damaged_record_does_not_stop_a_later_save(folder):
+    for step in (1, 2):
+        save(folder, step, 1.0)
+    (folder.named(1) / checkpoint.RECORD).write_text("{")
+    save(folder, 3, 2.0)
+    assert (folder.path / "best").resolve().name == "step_00000002"
 
 
 def test_what_a_killed_save_left_does_not_count_and_is_removed(folder):
@@ -119,16 +200,16 @@ def test_a_record_that_is_not_one_is_refused(folder, text):
 
 
 def test_resume_finds_the_newest_a_named_one_and_a_run_directory(folder, tmp_path):
-    assert find("auto", folder) is None
+    assert folder.newest_whole() == (None, [])
     one, two = save(folder, 1), save(folder, 2)
-    assert find("auto", folder) == two
-    assert find(str(one), folder) == one.resolve()
-    assert find(str(tmp_path), folder) == two.resolve()
+    assert folder.newest_whole() == (two, [])
+    assert find_path(str(one), folder) == one.resolve()
+    assert find_path(str(tmp_path), folder) == two.resolve()
     with pytest.raises(CheckpointError, match="no such folder"):
-        find(str(tmp_path / "elsewhere"), folder)
+        find_path(str(tmp_path / "elsewhere"), folder)
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match="no complete checkpoint"):
-        find(str(tmp_path / "empty"), folder)
+        find_path(str(tmp_path / "empty"), folder)
 
 
 def test_later_checkpoints_are_set_aside_not_lost_when_an_older_one_is_resumed(folder):
@@ -163,13 +244,13 @@ def test_no_link_points_at_nothing(tmp_path):
     assert not (folder.path / "best").is_symlink()
     folder.set_aside_after(0)
     assert not (folder.path / "last").is_symlink()
-    assert find("auto", folder) is None
+    assert folder.newest() is None
 
 
 def test_a_run_directory_gives_its_newest_checkpoint_even_without_links(folder, tmp_path):
     two = [save(folder, step) for step in (1, 2)][1]
     (folder.path / "last").unlink()
-    assert find(str(tmp_path), folder) == two.resolve()
+    assert find_path(str(tmp_path), folder) == two.resolve()
 
 
 def test_a_record_with_an_unknown_key_is_refused_not_a_traceback(folder):

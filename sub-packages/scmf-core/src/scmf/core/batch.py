@@ -44,6 +44,18 @@ class Microbatch:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplacedCell:
+    """A cell that could not be read, and the one that stands in for it."""
+
+    cell_id: int
+    instead: int
+    why: str
+
+    def __str__(self) -> str:
+        return f"cell {self.cell_id:,} cannot be read ({self.why}); cell {self.instead:,} is in its place"
+
+
+@dataclass(frozen=True, slots=True)
 class StepBatch:
     """One optimizer step's work for one data-parallel replica. All microbatches have the same T."""
 
@@ -52,3 +64,5 @@ class StepBatch:
     """Cells of the step over all replicas."""
     cell_ids: LongArray
     """(cells,) int64 ids of the step over all replicas, in the order in which they were drawn."""
+    replaced: tuple[ReplacedCell, ...] = ()
+    """Cells of this replica's share that could not be read."""

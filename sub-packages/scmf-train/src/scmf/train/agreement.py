@@ -7,8 +7,10 @@ waiting in a collective. Here every rank learns of it, one tells, and all stop.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 
 from scmf.core.errors import ScmfError, describe_os_error
@@ -29,10 +31,9 @@ def together(action: Callable[[], T]) -> T:
         ScmfError: on the lowest rank on which it failed.
         SystemExit: on the other ranks; the code is 1.
     """
-    result, fault = _attempt(action)
-    faults: list[ScmfError | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(faults, fault)
-    return _settle(result, faults)
+    result, fault = attempt(action)
+    stop_on(first_fault(fault))
+    return result  # type: ignore[return-value]  # without a fault it is the action's result
 
 
 def on_first(action: Callable[[], T]) -> T:
@@ -45,13 +46,23 @@ def on_first(action: Callable[[], T]) -> T:
         ScmfError: on the first rank, if it failed.
         SystemExit: on the other ranks; the code is 1.
     """
-    box: list[tuple[T | None, ScmfError | None]] = [_attempt(action) if dist.get_rank() == 0 else (None, None)]
+    box: list[tuple[T | None, ScmfError | None]] = [attempt(action) if dist.get_rank() == 0 else (None, None)]
     dist.broadcast_object_list(box, src=0)
     result, fault = box[0]
-    return _settle(result, [fault])
+    stop_on(None if fault is None else RankFault(0, fault))
+    return result  # type: ignore[return-value]
 
 
-def _attempt(action: Callable[[], T]) -> tuple[T | None, ScmfError | None]:
+@dataclass(frozen=True, slots=True)
+class RankFault:
+    """What went wrong on one rank."""
+
+    rank: int
+    error: ScmfError
+
+
+def attempt(action: Callable[[], T]) -> tuple[T | None, ScmfError | None]:
+    """The result, or the fault that a user can mend; others are raised."""
     try:
         return action(), None
     except ScmfError as error:
@@ -60,11 +71,64 @@ def _attempt(action: Callable[[], T]) -> tuple[T | None, ScmfError | None]:
         return None, describe_os_error(error)
 
 
-def _settle(result: T | None, faults: list[ScmfError | None]) -> T:
-    teller = next((rank for rank, fault in enumerate(faults) if fault is not None), None)
-    if teller is None:
-        return result  # type: ignore[return-value]  # without a fault it is the action's result
-    fault = faults[teller]
-    if fault is not None and dist.get_rank() == teller:
-        raise fault
+def first_fault(fault: ScmfError | None, group: Any = None) -> RankFault | None:
+    """The fault of the lowest rank that has one, on every rank of the group; collective.
+
+    Args:
+        fault: this rank's.
+        group: process group; all ranks by default.
+    """
+    faults: list[ScmfError | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(faults, fault, group=group)
+    return next((RankFault(rank, found) for rank, found in enumerate(faults) if found is not None), None)
+
+
+def stop_on(fault: RankFault | None) -> None:
+    """Stop all ranks on a fault that all know, told by the one that had it.
+
+    Raises:
+        ScmfError: on that rank.
+        SystemExit: on the others; the code is 1.
+    """
+    if fault is None:
+        return
+    if dist.get_rank() == fault.rank:
+        raise fault.error
     raise SystemExit(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a rank has to say before a step; added up, what all have to say."""
+
+    stop: int = 0
+    """Ranks that were asked to end."""
+    failed: int = 0
+    """Ranks that have no data for this step, or cannot save any more."""
+    bad_cells: int = 0
+    """Cells of this step that were replaced."""
+
+
+class Council:
+    """The ranks' agreement before every step: one sum of three numbers, by CPU. Alone, it is free."""
+
+    def __init__(self) -> None:
+        alone = dist.get_world_size() == 1
+        # On GPUs the ranks' own group would make the host wait for the device.
+        self._group = None if alone else dist.new_group(backend="gloo")
+
+    def hear(self, mine: Standing) -> Standing:
+        """The sum over all ranks; collective."""
+        if self._group is None:
+            return mine
+        numbers = torch.tensor([mine.stop, mine.failed, mine.bad_cells], dtype=torch.int64)
+        dist.all_reduce(numbers, group=self._group)
+        return Standing(*numbers.tolist())
+
+    def gather(self, item: T) -> list[T]:
+        """The item of every rank, in their order; collective, for what happens rarely."""
+        if self._group is None:
+            return [item]
+        items: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(items, item, group=self._group)
+        return items

@@ -13,20 +13,23 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch.distributed as dist
 import xxhash
 
 from scmf.core.errors import CheckpointError
 from scmf.train.config import CheckpointConfig
+from scmf.train.faults import Tally
 
 FORMAT = "scmf-checkpoint-1"
 RECORD = "checkpoint.json"
 _ASIDE = ".writing-"
+_HASHERS = 4
+"""Threads that compute checksums; they read files of many ranks, without the interpreter's lock."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class Progress:
     layout: dict[str, int]
     """Ranks by axis when it was saved; another layout may read it."""
     versions: dict[str, str]
+    faults: Tally = field(default_factory=Tally)
+    """What has gone wrong so far, and the data that rollbacks have passed over."""
 
 
 class CheckpointFolder:
@@ -65,48 +70,61 @@ class CheckpointFolder:
         self.path = path
         self.config = config
 
-    def save(self, progress: Progress, *, write: Callable[[Path], None], files: dict[str, bytes]) -> Path:
-        """Write one checkpoint; collective over all ranks.
+    def named(self, step: int) -> Path:
+        """Where the checkpoint of a step is, or will be."""
+        return self.path / f"step_{step:08d}"
+
+    def aside(self, step: int) -> Path:
+        """Where the checkpoint of a step is while it is written."""
+        return self.path / f"{_ASIDE}{self.named(step).name}"
+
+    def open_aside(self, aside: Path) -> None:
+        """Make the folder in which a checkpoint is written; what an earlier try has left there is removed.
+
+        Raises:
+            OSError: disk full and the like.
+        """
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+
+    def close_aside(self, aside: Path, progress: Progress, files: dict[str, bytes]) -> int:
+        """Complete a checkpoint whose shards are written: its small files, its record, its name; then prune.
 
         Args:
+            aside: holds the shards of all ranks.
             progress: goes into the record.
-            write: writes this rank's shards into the folder it is given; collective.
-            files: small files to put beside them, written by the first rank.
+            files: small files to put beside the shards.
 
         Returns:
-            The checkpoint's folder.
+            Bytes of all files together.
 
         Raises:
             OSError: disk full and the like; the earlier checkpoints are as they were.
         """
-        final = self.path / f"step_{progress.step:08d}"
-        aside = self.path / f"{_ASIDE}{final.name}"
-        first = dist.get_rank() == 0
-        if first:
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir(parents=True)
-        dist.barrier()
-        try:
-            write(aside)
-            if first:
-                self._complete(aside, final, progress, files)
-        except BaseException:
-            if first:
-                shutil.rmtree(aside, ignore_errors=True)
-            raise
-        dist.barrier()
-        return final
-
-    def _complete(self, aside: Path, final: Path, progress: Progress, files: dict[str, bytes]) -> None:
         for name, content in files.items():
             (aside / name).write_bytes(content)
-        _write_record(aside, progress)
+        size = _write_record(aside, progress)
+        final = self.named(progress.step)
         if final.exists():
             # A run resumed from an older step comes by here again.
             self._remove(final)
         aside.rename(final)
         _sync_folder(self.path)
         self._prune()
+        return size
+
+    def discard(self, aside: Path) -> None:
+        """Remove what a save that failed has written."""
+        shutil.rmtree(aside, ignore_errors=True)
+
+    def amend(self, folder: Path, progress: Progress) -> None:
+        """Give a whole checkpoint another progress: a run that rolls back to it goes on elsewhere in the data.
+
+        Raises:
+            CheckpointError: no record to amend.
+            OSError: it cannot be written; the old record is as it was.
+        """
+        _put_record(folder, progress, _read_record(folder)["files"])
 
     def _prune(self) -> None:
         """Keep the newest and the best, remove the rest, and point the links."""
@@ -119,7 +137,7 @@ class CheckpointFolder:
 
     def _best(self) -> list[Path]:
         """Complete checkpoints with a validation loss, lowest first."""
-        rated = [(read_progress(path).val_loss, path) for path in self.complete()]
+        rated = [(progress.val_loss, path) for path in self.complete() if (progress := _progress_or_none(path))]
         return [path for _, path in sorted((loss, path) for loss, path in rated if loss is not None)]
 
     def _link(self) -> None:
@@ -148,7 +166,7 @@ class CheckpointFolder:
         Returns:
             Their new names.
         """
-        later = [path for path in self.complete() if read_progress(path).step > step]
+        later = [path for path in self.complete() if path > self.named(step)]
         moved = [path.rename(_unused(path.with_name(f"abandoned_{path.name}"))) for path in later]
         if moved:
             self._link()
@@ -158,6 +176,27 @@ class CheckpointFolder:
         """The newest complete checkpoint, or None."""
         return next(iter(reversed(self.complete())), None)
 
+    def newest_whole(self, *, good: bool = False) -> tuple[Path | None, list[CheckpointError]]:
+        """The newest checkpoint whose files are as they were written.
+
+        Args:
+            good: leave out those that were saved while steps were being left out.
+
+        Returns:
+            Its folder, or None; and what is wrong with each newer one.
+        """
+        faults: list[CheckpointError] = []
+        for path in reversed(self.complete()):
+            try:
+                if good and read_progress(path).faults.bad_in_a_row:
+                    continue
+                verify(path)
+            except CheckpointError as error:
+                faults.append(error)
+                continue
+            return path, faults
+        return None, faults
+
 
 def read_progress(folder: Path) -> Progress:
     """What a checkpoint's record says.
@@ -165,11 +204,24 @@ def read_progress(folder: Path) -> Progress:
     Raises:
         CheckpointError: no record, or not one of this version.
     """
-    record = _read_record(folder)
+    progress = _read_record(folder)["progress"]
     try:
-        return Progress(**record["progress"])
-    except TypeError as error:
+        return Progress(**{**progress, "faults": Tally.of(progress.get("faults", {}))})
+    except (TypeError, ValueError, AttributeError) as error:
         raise _unreadable(folder / RECORD, str(error)) from error
+
+
+def moved(progress: Progress, *, cells_seen: int, faults: Tally) -> Progress:
+    """The progress with another data position and tally."""
+    return replace(progress, cells_seen=cells_seen, faults=faults)
+
+
+def _progress_or_none(folder: Path) -> Progress | None:
+    """The progress of a checkpoint, None where its record is damaged; the start of a run tells of that."""
+    try:
+        return read_progress(folder)
+    except CheckpointError:
+        return None
 
 
 def verify(folder: Path) -> None:
@@ -178,32 +230,18 @@ def verify(folder: Path) -> None:
     Raises:
         CheckpointError: a file is missing, cut or changed; the first is named.
     """
-    for name, expected in _read_record(folder)["files"].items():
-        path = folder / name
-        found = _describe(path) if path.is_file() else None
-        if found != expected:
-            fault = "is missing" if found is None else "does not have the bytes that were written"
+    record = _read_record(folder)["files"]
+    with ThreadPoolExecutor(_HASHERS) as pool:
+        descriptions = pool.map(lambda name: _describe_if_there(folder / name), record)
+        found = dict(zip(record, descriptions, strict=True))
+    for name, expected in record.items():
+        if found[name] != expected:
+            fault = "is missing" if found[name] is None else "does not have the bytes that were written"
             raise CheckpointError(
                 f"{name} {fault}",
                 where=str(folder),
                 fix="name another checkpoint with --resume PATH, or remove this folder and use --resume auto",
             )
-
-
-def find(resume: str, folder: CheckpointFolder) -> Path | None:
-    """The checkpoint that `--resume` means.
-
-    Args:
-        resume: "auto", or a path as `find_path` takes it.
-        folder: of this run.
-
-    Returns:
-        None for "auto" in a run that has none yet.
-
-    Raises:
-        CheckpointError: a path without a checkpoint.
-    """
-    return folder.newest() if resume == "auto" else find_path(resume, folder)
 
 
 def find_path(path: str | Path, folder: CheckpointFolder) -> Path:
@@ -245,18 +283,33 @@ def _unreadable(path: Path, why: str) -> CheckpointError:
     )
 
 
-def _write_record(folder: Path, progress: Progress) -> None:
-    files = {str(path.relative_to(folder)): _describe(path) for path in _files(folder)}
+def _write_record(folder: Path, progress: Progress) -> int:
+    """Describe the files of a folder in its record. Returns their size in bytes."""
+    names = [str(path.relative_to(folder)) for path in _files(folder)]
+    with ThreadPoolExecutor(_HASHERS) as pool:
+        files = dict(zip(names, pool.map(lambda name: _describe(folder / name), names), strict=True))
+    _put_record(folder, progress, files)
+    return sum(int(found["bytes"]) for found in files.values())
+
+
+def _put_record(folder: Path, progress: Progress, files: dict[str, Any]) -> None:
+    """Replace the record in one move: whoever reads it sees the old one or the new one."""
     record = {"format": FORMAT, "progress": asdict(progress), "files": files}
-    with (folder / RECORD).open("w") as file:
+    aside = folder.with_name(f".{folder.name}.{RECORD}")
+    with aside.open("w") as file:
         json.dump(record, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
+    aside.replace(folder / RECORD)
     _sync_folder(folder)
 
 
 def _files(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != RECORD)
+
+
+def _describe_if_there(path: Path) -> dict[str, Any] | None:
+    return _describe(path) if path.is_file() else None
 
 
 def _describe(path: Path) -> dict[str, Any]:

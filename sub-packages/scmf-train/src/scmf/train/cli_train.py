@@ -36,7 +36,7 @@ def train_command(argv: Sequence[str]) -> int:
         argv: arguments without the program's name.
 
     Returns:
-        0, or the exit code of the first rank that failed.
+        0; 75 where a signal has asked the run to end and it has saved; or the code of the first rank that failed.
 
     Raises:
         ScmfError: what the user can mend.
@@ -55,8 +55,7 @@ def train_command(argv: Sequence[str]) -> int:
     ranks = _ranks_to_start(config)
     if ranks > 1:
         return run_ranks(ranks, argv)
-    _run_rank(config, options)
-    return 0
+    return _run_rank(config, options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -105,7 +104,7 @@ def _ranks_to_start(config: MainConfig) -> int:
     return devices_to_use(config.trainer.devices)
 
 
-def _run_rank(config: MainConfig, options: argparse.Namespace) -> None:
+def _run_rank(config: MainConfig, options: argparse.Namespace) -> int:
     """This process as one rank. Megatron is imported here, after everything cheap has been checked."""
     # Before torch is loaded: threads that wait by spinning take the cores from those that work. Measured on two
     # shared cores: a step takes 1.0 instead of 2 to 4 CPU-seconds, and 1 instead of 2 to 7 seconds.
@@ -123,8 +122,8 @@ def _run_rank(config: MainConfig, options: argparse.Namespace) -> None:
             with lay_out(world, config.trainer.parallel) as layout:
                 if options.dry_run:
                     dry_run(config, layout)
-                else:
-                    run(config, layout, resume=options.resume)
+                    return 0
+                return run(config, layout, resume=options.resume)
         except ScmfError as error:
             if world.size == 1:
                 raise

@@ -17,6 +17,7 @@ from scmf.core.config_read import Document, read_document
 from scmf.core.errors import ConfigError
 from scmf.data.config import CellsConfig, DataConfig
 from scmf.model.config import EncoderConfig, ModelConfig
+from scmf.train.faults import FaultsConfig
 
 PositiveFloat = Annotated[float, Field(gt=0.0)]
 Ranks = Annotated[int, Field(ge=1, le=65_536)]
@@ -31,10 +32,18 @@ class ParallelConfig(Config):
     """Ranks that share every layer's matrices; best within one machine."""
     pipeline: Ranks = 1
     """Stages of consecutive layers, each on ranks of its own."""
+    interleave: Ranks = 1
+    """Stages of every pipeline rank, dealt out in turns: ranks wait less, and send more. Needs pipeline above 1."""
     context: Ranks = 1
-    """Ranks that share one cell's positions. Not available yet: 1."""
+    """Ranks that share one cell's positions. Not available: 1."""
     sequence: bool = False
     """Sequence parallelism: norms and dropout are split over the tensor ranks too. Needs tensor above 1."""
+    shard_optimizer: bool = False
+    """Distributed optimizer: each data-parallel rank keeps and updates a share of the optimizer's state. ZeRO-1."""
+    fsdp: bool = False
+    """Fully sharded data parallelism (torch's): weights and gradients are shared out as well. For 1B and above."""
+    recompute: Literal["none", "selective", "full"] = "none"
+    """Activations computed again in the backward pass: none, those of the feed-forwards, or every layer's."""
 
     @property
     def model_ranks(self) -> int:
@@ -47,14 +56,43 @@ class ParallelConfig(Config):
         if self.context > 1:
             yield Fault(
                 "context",
-                f"trainer.parallel.context={self.context} needs Transformer Engine and is not available yet",
-                "write context: 1; for long cells lower data.microbatch_tokens, or raise trainer.parallel.tensor",
+                f"trainer.parallel.context={self.context} is not available: only Transformer Engine's attention on "
+                "GPUs can share one cell's positions, and scmf has not been run with it",
+                "write context: 1; for long cells lower data.microbatch_tokens, or raise trainer.parallel.tensor with "
+                "sequence: true",
             )
+        if self.interleave > 1 and self.pipeline == 1:
+            yield Fault(
+                "interleave",
+                f"trainer.parallel.interleave={self.interleave} deals stages out to pipeline ranks, and "
+                "trainer.parallel.pipeline=1",
+                "write interleave: 1, or a larger pipeline",
+            )
+        yield from self._sharding_faults()
         if self.sequence and self.tensor == 1:
             yield Fault(
                 "sequence",
                 "trainer.parallel.sequence=true splits over the tensor ranks, and trainer.parallel.tensor=1",
                 "write sequence: false, or a larger tensor",
+            )
+
+    def _sharding_faults(self) -> Iterator[Fault]:
+        """FSDP is data parallelism, and shards the optimizer already."""
+        if not self.fsdp:
+            return
+        if self.model_ranks > 1:
+            yield Fault(
+                "fsdp",
+                f"trainer.parallel.fsdp=true shares whole layers out over data-parallel ranks, and "
+                f"tensor={self.tensor}, pipeline={self.pipeline} split them already",
+                "write fsdp: false and shard_optimizer: true, or tensor: 1 and pipeline: 1",
+            )
+        if self.shard_optimizer:
+            yield Fault(
+                "shard_optimizer",
+                "trainer.parallel.shard_optimizer=true and trainer.parallel.fsdp=true are two ways to share out the "
+                "optimizer's state",
+                "write shard_optimizer: false; fsdp shares it out as well",
             )
 
 
@@ -108,6 +146,8 @@ class CheckpointConfig(Config):
     """Checkpoints of lowest validation loss to keep."""
     keep_last: Annotated[int, Field(ge=1, le=10_000)] = 2
     """Newest checkpoints to keep."""
+    background: bool = True
+    """Write while the run goes on, from a copy in host memory; false waits until everything is on disk."""
 
 
 class LogConfig(Config):
@@ -145,6 +185,9 @@ class TrainerConfig(Config):
     """Loss on held-out cells while training."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     """When to save and what to keep."""
+    # Config has a method of the name `faults`.
+    on_fault: FaultsConfig = Field(default=FaultsConfig(), alias="faults")
+    """What is skipped, rolled back or stopped when something goes wrong."""
     log: LogConfig = LogConfig()
     """What is written while the run goes on."""
     result_dir: Annotated[str, Field(min_length=1)]

@@ -10,10 +10,11 @@ from scmf.model.device import peak_memory
 from scmf.train.agreement import on_first
 from scmf.train.config import MainConfig
 from scmf.train.console import describe_seconds
+from scmf.train.interval import peak_resident_bytes
 from scmf.train.layout import Layout
 from scmf.train.run import build_trainer, describe
 from scmf.train.start import check_weights
-from scmf.train.trainer import Trainer, peak_resident_bytes
+from scmf.train.trainer import Trainer
 
 
 def dry_run(config: MainConfig, layout: Layout) -> None:

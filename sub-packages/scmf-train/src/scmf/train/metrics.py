@@ -24,6 +24,9 @@ class MetricSink(Protocol):
     def write(self, step: int, numbers: Numbers) -> None:
         """Record numbers of one step."""
 
+    def rewind(self, step: int, keep: Path) -> None:
+        """Move the numbers of later steps into a file of their own: a rollback takes those steps again."""
+
     def close(self) -> None:
         """Leave everything on disk."""
 
@@ -49,6 +52,12 @@ class MetricsFile:
         with writing(self._path):
             self._file.write(json.dumps({"step": step, **clean}) + "\n")
             self._file.flush()
+
+    def rewind(self, step: int, keep: Path) -> None:
+        """Move the lines of later steps to `keep`."""
+        self._file.close()
+        cut_after(self._path, step, keep=keep)
+        self._file = self._path.open("a", encoding="utf-8")
 
     def close(self) -> None:
         """Close the file."""
@@ -84,6 +93,9 @@ class TensorBoardMirror:
         for key, value in numbers.items():
             self._writer.add_scalar(key, value, step)
 
+    def rewind(self, step: int, keep: Path) -> None:
+        """Nothing: the curves show both."""
+
     def close(self) -> None:
         """Flush and close."""
         self._writer.close()
@@ -104,6 +116,11 @@ class Metrics:
         for sink in self._sinks:
             sink.write(step, numbers)
 
+    def rewind(self, step: int, keep: Path) -> None:
+        """Move the numbers of later steps aside."""
+        for sink in self._sinks:
+            sink.rewind(step, keep)
+
     def __enter__(self) -> Self:
         return self
 
@@ -112,12 +129,13 @@ class Metrics:
             sink.close()
 
 
-def cut_after(path: Path, step: int) -> int:
+def cut_after(path: Path, step: int, *, keep: Path | None = None) -> int:
     """Remove the lines of a .jsonl file that belong to later steps: a resumed run computes them again.
 
     Args:
         path: metrics.jsonl or cells.jsonl; may be absent. An unfinished last line is removed as well.
         step: last step to keep.
+        keep: file that the removed lines go to; what it holds is replaced.
 
     Returns:
         Number of lines removed.
@@ -126,6 +144,8 @@ def cut_after(path: Path, step: int) -> int:
         return 0
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     kept = [line for line in lines if line.endswith("\n") and _step_of(line) <= step]
+    if keep is not None:
+        keep.write_text("".join(line for line in lines if line not in set(kept)), encoding="utf-8")
     if len(kept) < len(lines):
         aside = path.with_name(f".{path.name}")
         aside.write_text("".join(kept), encoding="utf-8")

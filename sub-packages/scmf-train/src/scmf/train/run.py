@@ -25,6 +25,7 @@ from scmf.train.engine import Engine
 from scmf.train.layout import Layout
 from scmf.train.metrics import Metrics, MetricsFile, MetricSink, TensorBoardMirror
 from scmf.train.run_directory import RunDirectory, start_record
+from scmf.train.signals import REQUEUE
 from scmf.train.start import claim
 from scmf.train.trainer import Trainer
 
@@ -99,13 +100,16 @@ def build_trainer(config: MainConfig, layout: Layout) -> tuple[Trainer, Resolved
     return Trainer(config, engine=engine, stream=stream, directory=directory, files=files), resolved
 
 
-def run(config: MainConfig, layout: Layout, *, resume: str | None) -> None:
+def run(config: MainConfig, layout: Layout, *, resume: str | None) -> int:
     """Train a config to its end, from the start or from a checkpoint.
 
     Args:
         config: checked, and fitting the world.
         layout: this rank's place.
         resume: None, "auto" or a path.
+
+    Returns:
+        The exit code: 0, or REQUEUE where a signal has asked the run to end and it has saved.
 
     Raises:
         ScmfError: what the user can mend.
@@ -122,12 +126,15 @@ def run(config: MainConfig, layout: Layout, *, resume: str | None) -> None:
         metrics = stack.enter_context(_metrics(trainer))
         if trainer.step >= resolved.max_steps:
             console.say(f"nothing to do: the run is at step {trainer.step:,} of {resolved.max_steps:,}")
-            return
-        trainer.fit(metrics, console)
-        folder = trainer.directory.path
+            return 0
+        ended, folder = trainer.fit(metrics, console), trainer.directory.path
+        if not ended:
+            console.say(f"asked to end: saved at step {trainer.step:,}, exit code {REQUEUE}; --resume auto goes on")
+            return REQUEUE
         console.say(
             f"done: {counted(resolved.max_steps, 'step')}, {trainer.cells_seen:,} cells; the run is in {folder}"
         )
+        return 0
 
 
 def _open(trainer: Trainer, resolved: Resolved) -> Console:

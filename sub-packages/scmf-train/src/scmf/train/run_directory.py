@@ -2,7 +2,8 @@
 
 config.yaml   the configuration that ran, resolved
 run.json      versions, machine, what every `auto` became, fingerprints
-metrics.jsonl, cells.jsonl, log.txt, tensorboard/, checkpoints/
+metrics.jsonl, cells.jsonl, saves.jsonl, log.txt, tensorboard/, checkpoints/
+rolled_back_1.metrics.jsonl, ...  what a rollback has undone
 """
 
 from __future__ import annotations
@@ -38,9 +39,14 @@ class RunDirectory:
         self.record = path / "run.json"
         self.metrics = path / "metrics.jsonl"
         self.cells = path / "cells.jsonl"
+        self.saves = path / "saves.jsonl"
         self.log = path / "log.txt"
         self.tensorboard = path / "tensorboard"
         self.checkpoints = path / "checkpoints"
+
+    def undone(self, rollback: int, name: str) -> Path:
+        """File that holds what a rollback (from 1) has cut from a .jsonl file."""
+        return self.path / f"rolled_back_{rollback}.{name}"
 
     def refuse_to_overwrite(self) -> None:
         """A run is never written over.
@@ -63,28 +69,40 @@ class RunDirectory:
             ConfigError: another process trains in it.
             OSError: the folder cannot be made or written.
         """
+        made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("a+", encoding="utf-8") as file:
-            self._lock(file)
-            with writing(self.path):
-                file.truncate(0)
-                file.write(f"process {os.getpid()} on {platform.node()}\n")
-                file.flush()
-            yield
+        with self._lock() as file:
+            try:
+                with writing(self.path):
+                    file.truncate(0)
+                    file.write(f"process {os.getpid()} on {platform.node()}\n")
+                    file.flush()
+                yield
+            finally:
+                # A start that was refused leaves nothing; a run leaves no lock file either.
+                Path(file.name).unlink(missing_ok=True)
+                _remove_empty(made)
 
-    def _lock(self, file: TextIO) -> None:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise ConfigError(
-                f"another run is using this folder: {file.read().strip() or 'a process'}",
-                where=str(self.path),
-                fix="wait until it ends, stop it, or name another folder: trainer.result_dir=results/NAME",
-            ) from error
-        except OSError:
-            # Some network file systems have no locks. Two runs in one folder are then the user's to avoid.
-            return
+    def _lock(self) -> TextIO:
+        while True:
+            file = (self.path / ".lock").open("a+", encoding="utf-8")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                owner = file.read().strip() or "a process"
+                file.close()
+                raise ConfigError(
+                    f"another run is using this folder: {owner}",
+                    where=str(self.path),
+                    fix="wait until it ends, stop it, or name another folder: trainer.result_dir=results/NAME",
+                ) from error
+            except OSError:
+                # Some network file systems have no locks. Two runs in one folder are then the user's to avoid.
+                return file
+            if _still_named(file):
+                return file
+            file.close()  # the run before removed it between our opening and our locking it
 
     def begin(self, config_yaml: str, record: dict[str, Any]) -> None:
         """Write config.yaml and run.json into the locked folder.
@@ -97,6 +115,23 @@ class RunDirectory:
         _replace(self.config, config_yaml)
         starts = json.loads(self.record.read_text())["starts"] if self.record.exists() else []
         _replace(self.record, json.dumps({"starts": [*starts, record]}, indent=1) + "\n")
+
+
+def _still_named(file: TextIO) -> bool:
+    """Whether the open file is the one that has its name now."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), Path(file.name).stat())
+    except FileNotFoundError:
+        return False
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove folders, the innermost first, up to the first that holds something."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scmf.core.errors import CheckpointError
-from scmf.train.checkpoint import RECORD, find, find_path, read_progress, verify
+from scmf.train.checkpoint import RECORD, CheckpointFolder, find_path, read_progress, verify
 from scmf.train.console import Console
 from scmf.train.identity import refuse_another_run, refuse_other_weights
 from scmf.train.trainer import Trainer
@@ -23,6 +23,8 @@ class Start:
     """Checkpoint whose weights a new run begins with."""
     again: bool
     """A resume was asked for, and there is nothing to resume yet."""
+    passed_over: tuple[CheckpointError, ...] = ()
+    """What is wrong with newer checkpoints, which are not resumed."""
 
     def check_visible(self) -> None:
         """Every rank reads the checkpoint, so every rank has to see it.
@@ -40,6 +42,8 @@ class Start:
 
     def take(self, trainer: Trainer, console: Console) -> None:
         """Bring a trainer to this start; collective."""
+        for fault in self.passed_over:
+            console.say(f"WARNING {fault.where} is damaged ({fault.what}): going back to the one before")
         if self.resumed is not None:
             trainer.resume(self.resumed, console)
             return
@@ -68,14 +72,30 @@ def claim(trainer: Trainer, stack: ExitStack, *, resume: str | None, by_epochs: 
     if resume is None:
         directory.refuse_to_overwrite()
     stack.enter_context(directory.locked())
-    resumed = find(resume, checkpoints) if resume else None
+    resumed, passed_over = _find_whole(resume, checkpoints) if resume else (None, [])
     if resumed is not None:
         if resumed.parent != checkpoints.path.resolve() and resumed.parent != checkpoints.path:
             directory.refuse_to_overwrite()
-        verify(resumed)
         refuse_another_run(trainer.progress(), read_progress(resumed), resumed, by_epochs=by_epochs)
     weights = check_weights(trainer) if resumed is None else None
-    return Start(resumed=resumed, weights=weights, again=resume is not None and resumed is None)
+    again = resume is not None and resumed is None
+    return Start(resumed=resumed, weights=weights, again=again, passed_over=tuple(passed_over))
+
+
+def _find_whole(resume: str, checkpoints: CheckpointFolder) -> tuple[Path | None, list[CheckpointError]]:
+    """What `--resume` means, and what is wrong with newer ones: only `auto` may pass over a damaged checkpoint.
+
+    Raises:
+        CheckpointError: nothing at the path, damage there, or all checkpoints are damaged.
+    """
+    if resume != "auto":
+        named = find_path(resume, checkpoints)
+        verify(named)
+        return named, []
+    whole, faults = checkpoints.newest_whole()
+    if whole is None and faults:
+        raise faults[0]
+    return whole, faults
 
 
 def check_weights(trainer: Trainer) -> Path | None:

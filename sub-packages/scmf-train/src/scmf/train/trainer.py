@@ -4,50 +4,26 @@ from __future__ import annotations
 
 import json
 import math
-import resource
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
+from scmf.core.batch import ReplacedCell, StepBatch
+from scmf.core.errors import CheckpointError, TrainingError
 from scmf.data.lookahead import LookAhead
 from scmf.data.stream import CellStream
 from scmf.train import checkpoint
+from scmf.train.agreement import Council, RankFault, Standing, attempt, first_fault, on_first, stop_on
 from scmf.train.checkpoint import CheckpointFolder, Progress
 from scmf.train.config import MainConfig
-from scmf.train.console import Console, describe_seconds
+from scmf.train.console import Console
 from scmf.train.engine import Engine, StepReport
+from scmf.train.faults import Tally, must_roll_back, refuse_bad_cells
 from scmf.train.identity import model_identity
+from scmf.train.interval import Interval, peak_resident_bytes, perplexity, step_line
 from scmf.train.metrics import Metrics, cut_after
 from scmf.train.run_directory import RunDirectory, versions, writing
-
-
-@dataclass
-class Interval:
-    """Sums since the last line of the log. Validation and saving are not part of it."""
-
-    cells: int = 0
-    tokens: int = 0
-    data_wait: float = 0.0
-    since: float = field(default_factory=time.perf_counter)
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Leave the time of the block out."""
-        begun = time.perf_counter()
-        yield
-        self.since += time.perf_counter() - begun
-
-    def rates(self) -> dict[str, float]:
-        """Per second of wall time, all ranks together; real tokens only."""
-        seconds = max(time.perf_counter() - self.since, 1e-9)
-        return {
-            "speed/cells_per_s": self.cells / seconds,
-            "speed/tokens_per_s": self.tokens / seconds,
-            "speed/data_wait": self.data_wait / seconds,
-        }
+from scmf.train.saver import Saver, SaveReport
+from scmf.train.signals import StopSignals
+from scmf.train.watchdog import Watchdog
 
 
 class Trainer:
@@ -76,36 +52,84 @@ class Trainer:
         self.directory = directory
         self.files = files
         self.checkpoints = CheckpointFolder(directory.checkpoints, config.trainer.checkpoint)
+        self.saver = Saver(self.checkpoints, background=config.trainer.checkpoint.background)
+        self.council = Council()
+        world = engine.layout.world
+        self.watchdog = Watchdog(config.trainer.on_fault.hang_seconds, rank=world.rank, size=world.size)
+        self.signals = StopSignals()
         self.step = 0
         self.cells_seen = 0
-        self._first = engine.layout.world.is_first
+        self.tally = Tally()
+        self._failed_saves: list[SaveReport] = []
+        """Saves in a row that failed."""
+        self._first = world.is_first
+        groups = engine.layout.groups
+        self._leads_replica = groups.tp.rank() == 0 and groups.pp.rank() == 0
+        """Whether this rank speaks for its copy of the model, whose ranks all see the same cells."""
 
-    def fit(self, metrics: Metrics, console: Console) -> None:
-        """Train from the present step to the last."""
-        trainer, interval = self.config.trainer, Interval()
-        with self._batches() as batches:
-            while self.step < self.engine.max_steps:
-                batch = next(batches)
-                report = self.engine.train_step(batch, step=self.step)
-                self.step += 1
-                self.cells_seen += batch.cells
-                interval.cells += report.cells
-                interval.tokens += report.loss.tokens
-                interval.data_wait += batches.last_wait
-                self._record_cells(batch.cell_ids.tolist())
-                console.at(self.step)
-                numbers: dict[str, float] = {}
-                if self._due(trainer.log.every) or report.grad_norm is None:
-                    numbers |= self._numbers(report, interval)
-                    interval = Interval()
-                with interval.paused():
-                    numbers |= self._validate()
-                if numbers:
-                    metrics.write(self.step, numbers)
-                    self._tell(console, numbers)
-                if self._due(trainer.checkpoint.every):
-                    with interval.paused():
-                        self.save(numbers.get("val/loss"))
+    def fit(self, metrics: Metrics, console: Console) -> bool:
+        """Train from the present step to the last; a rollback begins again from its checkpoint.
+
+        Returns:
+            Whether the last step has been reached; False where a signal has asked the run to end, and it has saved.
+        """
+        with self.signals, self.watchdog:
+            going = True
+            while going and self.step < self.engine.max_steps:
+                with self._batches() as batches:
+                    going = self._train(batches, metrics, console)
+                if going and self.step < self.engine.max_steps:
+                    self._roll_back(metrics, console)
+            self._leave_saved(console)
+        return going
+
+    def _train(self, batches: LookAhead, metrics: Metrics, console: Console) -> bool:
+        """Steps up to the last one, or to one that asks for a rollback; False where a signal asks to end."""
+        faults, interval = self.config.trainer.on_fault, Interval()
+        while self.step < self.engine.max_steps:
+            batch = self._next(batches, console)
+            if batch is None:
+                return False
+            report = self.engine.train_step(batch, step=self.step)
+            self.step += 1
+            self.cells_seen += batch.cells
+            self.tally = self.tally.after_step(good=report.grad_norm is not None)
+            interval.add(report, data_wait=batches.last_wait)
+            self._record_cells(batch.cell_ids.tolist())
+            console.at(self.step)
+            self._tell(report, interval, metrics, console)
+            if must_roll_back(self.tally, faults, step=self.step, loss=report.loss.mean):
+                return True
+            self._hear_of_save(self.saver.finished(), console)
+        return True
+
+    def _next(self, batches: LookAhead, console: Console) -> StepBatch | None:
+        """The next batch, when all ranks have one; None where any was asked to end.
+
+        Raises:
+            ScmfError: some rank has no data, or cannot save any more; on one rank.
+        """
+        self.watchdog.beat(f"step {self.step + 1:,}")
+        batch, error = attempt(lambda: next(batches))
+        error = error or self._save_fault()
+        bad = batch.replaced if batch is not None and self._leads_replica else ()
+        heard = self.council.hear(
+            Standing(stop=int(self.signals.received is not None), failed=int(error is not None), bad_cells=len(bad))
+        )
+        if heard.failed:
+            stop_on(first_fault(error))
+        if heard.stop:
+            return None
+        if heard.bad_cells:
+            self._count_bad_cells(heard.bad_cells, bad, console)
+        return batch
+
+    def _count_bad_cells(self, count: int, bad: tuple[ReplacedCell, ...], console: Console) -> None:
+        self.tally = self.tally.with_bad_cells(count)
+        for replaced in [line for rank in self.council.gather([str(item) for item in bad]) for line in rank]:
+            console.say(f"WARNING step {self.step + 1:,}: {replaced}")
+        _, error = attempt(lambda: refuse_bad_cells(self.tally, self.config.trainer.on_fault, step=self.step + 1))
+        stop_on(None if error is None else RankFault(0, error))
 
     def _batches(self) -> LookAhead:
         data = self.config.data
@@ -121,15 +145,34 @@ class Trainer:
         last = self.step == self.engine.max_steps
         return every is not None and (last or self.step % every == 0)
 
+    def _tell(self, report: StepReport, interval: Interval, metrics: Metrics, console: Console) -> None:
+        """Everything that is due after a step: numbers, validation, lines, a checkpoint."""
+        numbers: dict[str, float] = {}
+        if self._due(self.config.trainer.log.every) or report.grad_norm is None:
+            numbers |= self._numbers(report, interval)
+            interval.start_again()
+        with interval.paused():
+            numbers |= self._validate()
+        if numbers:
+            metrics.write(self.step, numbers)
+            batch = self.config.data.global_batch_size
+            parts = step_line(self.step, self.engine.max_steps, numbers, batch=batch)
+            console.say("  ".join(parts))
+            console.at(self.step, parts[1])
+        if self._due(self.config.trainer.checkpoint.every):
+            with interval.paused():
+                self._save(console, numbers.get("val/loss"))
+
     def _numbers(self, report: StepReport, interval: Interval) -> dict[str, float]:
         loss = report.loss.mean
         return {
             "epoch": self.stream.epoch(self.cells_seen),
             "cells_seen": self.cells_seen,
             "train/loss": loss,
-            "train/perplexity": _perplexity(loss),
+            "train/perplexity": perplexity(loss),
             "train/grad_norm": math.nan if report.grad_norm is None else report.grad_norm,
             "train/lr": report.lr,
+            **self.tally.numbers(),
             **interval.rates(),
             "memory/peak_bytes": peak_resident_bytes(),
         }
@@ -139,33 +182,15 @@ class Trainer:
         settings = self.config.trainer.validation
         if not self._due(settings.every) or self.stream.n_validation == 0:
             return {}
+        self.watchdog.beat(f"validation at step {self.step:,}")
         batches = (self.stream.validation(i) for i in range(settings.batches))
         loss = self.engine.evaluate(batch for batch in batches if batch is not None).mean
-        return {"val/loss": loss, "val/perplexity": _perplexity(loss)}
+        return {"val/loss": loss, "val/perplexity": perplexity(loss)}
 
     def _record_cells(self, cell_ids: list[int]) -> None:
         if self.config.trainer.log.cell_ids and self._first:
             with writing(self.directory.cells), self.directory.cells.open("a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": self.step, "cell_ids": cell_ids}) + "\n")
-
-    def _tell(self, console: Console, numbers: dict[str, float]) -> None:
-        total = self.engine.max_steps
-        parts = [f"step {self.step:,}/{total:,}"]
-        if "train/loss" in numbers:
-            left = (total - self.step) * self.config.data.global_batch_size / numbers["speed/cells_per_s"]
-            parts += [
-                f"loss {numbers['train/loss']:.3f}",
-                f"|g| {numbers['train/grad_norm']:.2f}",
-                f"lr {numbers['train/lr']:.1e}",
-                f"{numbers['speed/cells_per_s']:.1f} cells/s",
-                f"{numbers['speed/tokens_per_s'] / 1e3:.1f}k tok/s",
-                f"data wait {numbers['speed/data_wait']:.1%}",
-                f"eta {describe_seconds(left)}",
-            ]
-        if "val/loss" in numbers:
-            parts.append(f"val loss {numbers['val/loss']:.3f}")
-        console.say("  ".join(parts))
-        console.at(self.step, parts[1])
 
     def progress(self, val_loss: float | None = None) -> Progress:
         """Where this run stands, and what it is."""
@@ -181,26 +206,104 @@ class Trainer:
             global_batch_size=self.config.data.global_batch_size,
             layout={"world": layout.world.size, "tensor": layout.model.tensor, "pipeline": layout.model.pipeline},
             versions=versions(),
+            faults=self.tally,
         )
 
-    def save(self, val_loss: float | None) -> Path:
-        """Write a checkpoint of the present step; collective.
+    def _save(self, console: Console, val_loss: float | None = None) -> None:
+        """Begin a checkpoint of the present step, after the one before has ended; collective."""
+        self.watchdog.beat(f"the checkpoint of step {self.step:,}")
+        self._hear_of_save(self.saver.wait(), console)
+        self.saver.save(self.progress(val_loss), stage=self.engine.stage, files=self.files)
+
+    def _hear_of_save(self, report: SaveReport | None, console: Console) -> None:
+        if report is None:
+            return
+        console.say(str(report))
+        self._failed_saves = [] if report.fault is None else [*self._failed_saves, report]
+        if self._first:
+            with writing(self.directory.saves), self.directory.saves.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(report.numbers()) + "\n")
+
+    def _save_fault(self) -> TrainingError | CheckpointError | None:
+        """Why the run cannot go on without checkpoints; None while it can."""
+        failed = self._failed_saves
+        if len(failed) < self.config.trainer.on_fault.failed_saves:
+            return None
+        fault = failed[-1].fault
+        return None if fault is None else _many(fault, len(failed))
+
+    def _leave_saved(self, console: Console) -> None:
+        """Have a checkpoint of the present step on disk.
 
         Raises:
             CheckpointError: it could not be written; the ones before are whole.
         """
-        return self.checkpoints.save(self.progress(val_loss), write=self.engine.save, files=self.files)
+        self.watchdog.beat("the last checkpoint")
+        self._hear_of_save(self.saver.wait(), console)
+        if self.saver.saved_step != self.step and not self._failed_saves:
+            self._save(console)
+            self._hear_of_save(self.saver.wait(), console)
+        if self._failed_saves:
+            stop_on(self._failed_saves[-1].fault)
 
     def resume(self, folder: Path, console: Console) -> None:
         """Go back to a checkpoint that has been checked: weights, optimizer, data position; collective."""
         progress = checkpoint.read_progress(folder)
-        self.engine.load(folder)
-        self.step, self.cells_seen = progress.step, progress.cells_seen
+        self._take(folder, progress)
         if self._first:
             self._drop_what_followed(console)
         console.say(f"resumed at step {self.step:,} after {self.cells_seen:,} cells, from {folder}")
         if progress.max_steps != self.engine.max_steps:
             console.say(f"max_steps was {progress.max_steps:,} and is {self.engine.max_steps:,}: the schedule follows")
+
+    def _take(self, folder: Path, progress: Progress) -> None:
+        self.engine.load(folder)
+        self.step, self.cells_seen, self.tally = progress.step, progress.cells_seen, progress.faults
+        if folder.resolve().parent == self.checkpoints.path.resolve():
+            self.saver.saved_step = progress.step
+
+    def _roll_back(self, metrics: Metrics, console: Console) -> None:
+        """Take the last good checkpoint, and go on behind the data that went wrong; collective.
+
+        The checkpoint's record is given the new data position first, so that a run that is cut here and resumed
+        goes on in the same way.
+
+        Raises:
+            TrainingError: there is no checkpoint to go back to.
+        """
+        self.watchdog.beat("a rollback")
+        self._hear_of_save(self.saver.wait(), console)
+        folder, progress = on_first(lambda: self._give_way(metrics))
+        failed_at = self.step
+        self._take(folder, progress)
+        start, stop = progress.faults.skipped_cells[-1]
+        console.say(
+            f"WARNING rolled back from step {failed_at:,} to step {self.step:,}: loss or gradient was not finite "
+            f"{self.config.trainer.on_fault.bad_steps} steps in a row; going on past cells {start:,} to {stop:,}"
+        )
+
+    def _give_way(self, metrics: Metrics) -> tuple[Path, Progress]:
+        """On the first rank: set aside what is undone, and write where the run goes on."""
+        folder, faults = self.checkpoints.newest_whole(good=True)
+        if folder is None:
+            raise TrainingError(
+                f"loss or gradient was not finite {self.tally.bad_in_a_row} steps in a row, and there is no good "
+                f"checkpoint to go back to{f' ({faults[0].what})' if faults else ''}",
+                where=f"step {self.step}",
+                fix="begin again with a lower trainer.optimizer.lr or a longer warm-up, or save more often: "
+                "trainer.checkpoint.every",
+            )
+        before = checkpoint.read_progress(folder)
+        tally = self.tally.after_rollback(before.cells_seen, self.cells_seen)
+        number = tally.rollbacks
+        with writing(self.directory.path):
+            metrics.rewind(before.step, self.directory.undone(number, "metrics.jsonl"))
+            if self.config.trainer.log.cell_ids:
+                cut_after(self.directory.cells, before.step, keep=self.directory.undone(number, "cells.jsonl"))
+            self.checkpoints.set_aside_after(before.step)
+            progress = checkpoint.moved(before, cells_seen=self.cells_seen, faults=tally)
+            self.checkpoints.amend(folder, progress)
+        return folder, progress
 
     def begin_again(self) -> None:
         """Drop what a run that was cut before its first checkpoint has written."""
@@ -218,12 +321,7 @@ class Trainer:
             console.say(f"a checkpoint of a later step was set aside as {path.name}")
 
 
-def peak_resident_bytes() -> int:
-    """Largest resident memory of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _perplexity(loss: float) -> float:
-    """The exponential of the mean loss; infinite where a float cannot hold it."""
-    return math.exp(loss) if loss < 700 else math.inf
+def _many(fault: RankFault, times: int) -> CheckpointError:
+    return CheckpointError(
+        f"{fault.error.what} ({times} saves in a row have failed)", where=fault.error.where, fix=fault.error.fix
+    )
