@@ -22,6 +22,7 @@ from scmf.train.interval import Interval, peak_resident_bytes, perplexity, step_
 from scmf.train.metrics import Metrics, cut_after
 from scmf.train.run_directory import RunDirectory, versions, writing
 from scmf.train.saver import Saver, SaveReport
+from scmf.train.seen_cells import SeenRecord
 from scmf.train.signals import StopSignals
 from scmf.train.watchdog import Watchdog
 
@@ -63,6 +64,7 @@ class Trainer:
         self._failed_saves: list[SaveReport] = []
         """Saves in a row that failed."""
         self._first = world.is_first
+        self._seen = SeenRecord(stream, first=self._first)
         groups = engine.layout.groups
         self._leads_replica = groups.tp.rank() == 0 and groups.pp.rank() == 0
         """Whether this rank speaks for its copy of the model, whose ranks all see the same cells."""
@@ -95,6 +97,7 @@ class Trainer:
             self.cells_seen += batch.cells
             self.tally = self.tally.after_step(good=report.grad_norm is not None)
             interval.add(report, data_wait=batches.last_wait)
+            self._seen.note(batch.cell_ids)
             self._record_cells(batch.cell_ids.tolist())
             console.at(self.step)
             self._tell(report, interval, metrics, console)
@@ -213,7 +216,8 @@ class Trainer:
         """Begin a checkpoint of the present step, after the one before has ended; collective."""
         self.watchdog.beat(f"the checkpoint of step {self.step:,}")
         self._hear_of_save(self.saver.wait(), console)
-        self.saver.save(self.progress(val_loss), stage=self.engine.stage, files=self.files)
+        files = self.files | self._seen.file()
+        self.saver.save(self.progress(val_loss), stage=self.engine.stage, files=files)
 
     def _hear_of_save(self, report: SaveReport | None, console: Console) -> None:
         if report is None:
@@ -259,6 +263,7 @@ class Trainer:
     def _take(self, folder: Path, progress: Progress) -> None:
         self.engine.load(folder)
         self.step, self.cells_seen, self.tally = progress.step, progress.cells_seen, progress.faults
+        self._seen.take(folder, cells_seen=self.cells_seen)
         if folder.resolve().parent == self.checkpoints.path.resolve():
             self.saver.saved_step = progress.step
 
