@@ -155,13 +155,13 @@ def tracker_when_built(changes: dict[str, Any]) -> bool:
     from scmf.model.megatron import get_cuda_rng_tracker
 
     config, seen = tiny_config(**changes), []
-    wrap = module._wrap
+    wrap = module.wrap_stages
 
-    def watch(*args: Any) -> Any:
+    def watch(*args: Any, **options: Any) -> Any:
         seen.append(get_cuda_rng_tracker().is_initialized())
-        return wrap(*args)
+        return wrap(*args, **options)
 
-    module._wrap = watch  # called right after the model is built
+    module.wrap_stages = watch  # called right after the model is built
     with join_world() as world, lay_out(world, config.trainer.parallel) as layout:
         build_engine(config, layout)
     return seen == [True]

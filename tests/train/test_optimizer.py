@@ -62,7 +62,7 @@ def test_the_gradient_is_clipped_to_the_norm_asked_for(engine):
     assert norms[1] == pytest.approx(whole.grad_norm, rel=1e-5)
 
 
-def test_a_loss_that_is_not_finite_changes_nothing_and_three_in_a_row_stop_the_run(engine):
+def test_a_loss_that_is_not_finite_changes_nothing(engine):
     batch = drawn_step(0, replica=0, replicas=1)
     with torch.no_grad():
         engine.encoder.output_layer.bias[0] = math.nan
@@ -71,20 +71,6 @@ def test_a_loss_that_is_not_finite_changes_nothing_and_three_in_a_row_stop_the_r
         assert engine.train_step(batch, step=0).grad_norm is None
     for name, parameter in engine.encoder.named_parameters():
         assert torch.equal(parameter, before[name]) or name == "output_layer.bias"
-    with pytest.raises(TrainingError, match="3 steps in a row"):
-        engine.train_step(batch, step=2)
-
-
-def test_a_good_step_forgives_a_bad_one(engine):
-    batch = drawn_step(0, replica=0, replicas=1)
-    bias = engine.encoder.output_layer.bias
-    for step in range(4):
-        with torch.no_grad():
-            bias[0] = math.nan
-        assert engine.train_step(batch, step=step).grad_norm is None
-        with torch.no_grad():
-            bias[0] = 0.0
-        assert engine.train_step(batch, step=step).grad_norm is not None
 
 
 COSINE = ScheduleConfig(kind="cosine", warmup_steps=10, hold_steps=20, min_lr=1e-5)

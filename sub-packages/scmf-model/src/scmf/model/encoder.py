@@ -7,7 +7,7 @@ Shapes: T positions, M targets, D width.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
@@ -25,8 +25,9 @@ from scmf.model.megatron import (
     set_defaults_if_not_set_tensor_model_parallel_attributes,
 )
 from scmf.model.pack import Pack
+from scmf.model.recompute import recompute_feed_forwards
 from scmf.model.spec import Parts, choose_kernels, layer_spec, local_parts, transformer_engine_parts
-from scmf.model.transformer_config import ModelLayout, transformer_config
+from scmf.model.transformer_config import ModelLayout, Precision, transformer_config
 
 
 @dataclass(frozen=True)
@@ -48,17 +49,27 @@ class Encoder(LanguageModule):
         vocabulary: sizes of the embeddings.
         groups: Megatron's ProcessGroupCollection with tp, pp, cp and embd.
         parts: modules of one set of kernels.
+        turn: which of the rank's interleaved stages this is, from 0.
     """
 
     def __init__(
-        self, config: EncoderConfig, *, megatron: Any, vocabulary: VocabularyShape, groups: Any, parts: Parts
+        self,
+        config: EncoderConfig,
+        *,
+        megatron: Any,
+        vocabulary: VocabularyShape,
+        groups: Any,
+        parts: Parts,
+        turn: int = 0,
     ) -> None:
         super().__init__(config=megatron, pg_collection=groups)
         self.model_type = ModelType.encoder_or_decoder
-        self.vp_stage, self.vp_size = None, None
+        turns = megatron.virtual_pipeline_model_parallel_size or 1
+        # Megatron's names; it takes None for stages that are not interleaved.
+        self.vp_stage = turn if turns > 1 else None
         self.share_embeddings_and_output_weights = True
-        self.pre_process = groups.pp.rank() == 0
-        self.post_process = groups.pp.rank() == groups.pp.size() - 1
+        self.pre_process = groups.pp.rank() == 0 and turn == 0
+        self.post_process = groups.pp.rank() == groups.pp.size() - 1 and turn == turns - 1
         padded = config.padded_vocabulary_size(vocabulary.size)
         if self.pre_process:
             self.embedding = PackEmbedding(
@@ -68,7 +79,7 @@ class Encoder(LanguageModule):
                 norm=parts.norm if config.norm == "post" else None,
                 tp_group=groups.tp,
             )
-        layers = config.layers // groups.pp.size()
+        layers = config.layers // (groups.pp.size() * turns)
         self.encoder = TransformerBlock(
             megatron,
             TransformerBlockSubmodules(
@@ -78,6 +89,7 @@ class Encoder(LanguageModule):
             pre_process=self.pre_process,
             post_process=self.post_process,
             pg_collection=groups,
+            vp_stage=self.vp_stage,
         )
         if self.post_process:
             own_weight = not self.pre_process
@@ -129,7 +141,7 @@ def build_encoder(
     vocabulary: VocabularyShape,
     groups: Any,
     layout: ModelLayout,
-    precision: Literal["fp32", "bf16"],
+    precision: Precision,
     seed: int,
 ) -> Encoder:
     """Build this rank's stage of an encoder, with its initial weights, on the CPU.
@@ -138,7 +150,7 @@ def build_encoder(
         config: sizes, norms, dropout.
         vocabulary: sizes of the embeddings.
         groups: Megatron's ProcessGroupCollection.
-        layout: tensor and pipeline sizes, equal to the groups' sizes.
+        layout: tensor and pipeline sizes, equal to the groups' sizes; the stage's turn, and recomputation.
         precision: of parameters and activations.
         seed: of the initial weights, which depend on (seed, name) alone.
 
@@ -148,7 +160,9 @@ def build_encoder(
     kernels = choose_kernels()
     parts = transformer_engine_parts() if kernels == "te" else local_parts()
     megatron = transformer_config(config, layout=layout, precision=precision, on_gpu=has_gpu())
-    encoder = Encoder(config, megatron=megatron, vocabulary=vocabulary, groups=groups, parts=parts)
+    encoder = Encoder(config, megatron=megatron, vocabulary=vocabulary, groups=groups, parts=parts, turn=layout.turn)
+    if layout.recompute == "selective":
+        recompute_feed_forwards(encoder.encoder)
     draw_weights(encoder, config, seed=seed)
     for parameter in encoder.parameters():
         set_defaults_if_not_set_tensor_model_parallel_attributes(parameter)

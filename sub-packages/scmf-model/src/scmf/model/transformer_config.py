@@ -10,26 +10,40 @@ import torch
 from scmf.model.config import EncoderConfig
 from scmf.model.megatron import TransformerConfig
 
+Precision = Literal["fp32", "bf16"]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+Recompute = Literal["none", "selective", "full"]
 
 
 @dataclass(frozen=True)
 class ModelLayout:
-    """How a model is laid over ranks."""
+    """How a model is laid over ranks and over their memory."""
 
     tensor: int = 1
     pipeline: int = 1
+    interleave: int = 1
+    """Stages of each pipeline rank."""
+    turn: int = 0
+    """Which of a rank's interleaved stages this is, from 0."""
     sequence: bool = False
+    recompute: Recompute = "none"
+    """Activations that are computed again in the backward pass instead of being kept."""
 
 
-def transformer_config(
-    config: EncoderConfig, *, layout: ModelLayout, precision: Literal["fp32", "bf16"], on_gpu: bool
-) -> Any:
+RECOMPUTE: dict[Recompute, dict[str, Any]] = {
+    "none": {},
+    "selective": {},  # scmf.model.recompute
+    "full": {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1},
+}
+"""Megatron's settings for each."""
+
+
+def transformer_config(config: EncoderConfig, *, layout: ModelLayout, precision: Precision, on_gpu: bool) -> Any:
     """Megatron's configuration of an encoder.
 
     Args:
         config: sizes, dropout, norms.
-        layout: tensor and pipeline sizes.
+        layout: sizes along every axis, and recomputation.
         precision: of parameters and activations; optimizer state and reductions are fp32 in either.
         on_gpu: use the fused kernels that exist on GPUs only.
     """
@@ -43,6 +57,10 @@ def transformer_config(
         layernorm_epsilon=config.layernorm_epsilon,
         tensor_model_parallel_size=layout.tensor,
         pipeline_model_parallel_size=layout.pipeline,
+        virtual_pipeline_model_parallel_size=layout.interleave if layout.interleave > 1 else None,
+        # With the other setting the interleaved schedule of 0.16.1 mixes up tensors, in silence, on gloo.
+        overlap_p2p_comm=layout.interleave > 1,
+        batch_p2p_comm=layout.interleave == 1,
         sequence_parallel=layout.sequence,
         params_dtype=DTYPES[precision],
         pipeline_dtype=DTYPES[precision],
@@ -61,6 +79,7 @@ def transformer_config(
         masked_softmax_fusion=False,
         gradient_accumulation_fusion=False,
         cuda_graph_scope=[],  # the default warns that it is deprecated
+        **RECOMPUTE[layout.recompute],
     )
 
 

@@ -5,30 +5,25 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.distributed as dist
 
 from scmf.core.batch import StepBatch
-from scmf.core.errors import TrainingError
 from scmf.model.encoder import Encoder, VocabularyShape
-from scmf.model.megatron import (
-    DistributedDataParallel,
-    DistributedDataParallelConfig,
-    MegatronOptimizer,
-    finalize_model_grads,
-)
+from scmf.model.megatron import MegatronOptimizer
+from scmf.model.seam import cuda_type_names
 from scmf.train.config import MainConfig
+from scmf.train.gradients import squared_norm, wrap_stages
 from scmf.train.layout import Layout, seed_step
 from scmf.train.optimizer import apply_settings, build_optimizer, update
 from scmf.train.schedule import learning_rate
-from scmf.train.sharded import load_shards, load_weights, save_shards
+from scmf.train.sharded import load_shards, load_weights, stage_shards
+from scmf.train.staging import Staging, WriteShards
 from scmf.train.step import LossSum, Passes
-
-BAD_STEPS_ALLOWED = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,78 +66,82 @@ class Engine:
         self.settings = trainer
         # Before the model is built: Transformer Engine asks then whether the ranks have random states of their own.
         seed_step(layout, seed=trainer.seed, step=0)
-        self.encoder: Encoder = config.model.build(
-            vocabulary=vocabulary,
-            groups=layout.groups,
-            layout=layout.model,
-            precision=precision,
-            seed=trainer.seed,
-        ).to(layout.world.device)
-        self.model = _wrap(self.encoder, layout.groups)
-        self.optimizer: MegatronOptimizer = build_optimizer(
-            self.model, trainer.optimizer, groups=layout.groups, precision=precision
+        self.stages: tuple[Encoder, ...] = tuple(
+            config.model.build(
+                vocabulary=vocabulary,
+                groups=layout.groups,
+                layout=replace(layout.model, turn=turn),
+                precision=precision,
+                seed=trainer.seed,
+            ).to(layout.world.device)
+            for turn in range(layout.model.interleave)
         )
-        self.encoder.config.grad_scale_func = self.optimizer.scale_loss
-        self.passes = Passes(self.model, layout)
-        self.n_parameters = count_parameters(self.encoder, layout)
+        """This rank's part of the model: one stage, or the interleaved ones in the order of the layers."""
+        shard = trainer.parallel.shard_optimizer
+        models = wrap_stages(self.stages, layout, shard_optimizer=shard)
+        self.optimizer: MegatronOptimizer = build_optimizer(
+            models, trainer.optimizer, groups=layout.groups, precision=precision, shard=shard
+        )
+        for stage in self.stages:
+            stage.config.grad_scale_func = self.optimizer.scale_loss
+        self.passes = Passes(models, layout)
+        self.n_parameters = sum(count_parameters(stage, layout) for stage in self.stages)
         """Trained numbers of the whole model, a tied matrix counted once."""
-        self._bad_steps = 0
+        self._staging = Staging()
+
+    @property
+    def encoder(self) -> Encoder:
+        """The stage of a rank that has one."""
+        (stage,) = self.stages
+        return stage
 
     def train_step(self, batch: StepBatch, *, step: int) -> StepReport:
-        """Forward, backward, clip, update.
+        """Forward, backward, clip, update; a step whose loss or gradient is not finite changes nothing.
 
         Args:
             batch: this replica's microbatches.
             step: from 0.
-
-        Raises:
-            TrainingError: loss or gradient has not been finite three steps in a row.
         """
         begun = time.perf_counter()
         lr = learning_rate(self.settings.schedule, peak=self.settings.optimizer.lr, step=step, max_steps=self.max_steps)
         seed_step(self.layout, seed=self.settings.seed, step=step)
         # Megatron hands the gradient buffer to the optimizer as `.grad`: left there, backward would add to it twice.
         self.optimizer.zero_grad()
-        loss = self.passes.train(batch)
-        norm = update(self.optimizer, self.settings.optimizer, lr=lr) if math.isfinite(loss.total) else None
-        self._count_bad(norm, loss, step)
+        sums = self.passes.train(batch)
+        with cuda_type_names():
+            self.optimizer.prepare_grads()
+        # The one place of a step in which the host waits for the device.
+        *sums_here, square = torch.cat([sums, squared_norm(self.optimizer).view(1)]).tolist()
+        loss, norm = LossSum.of(sums_here), math.sqrt(square) if math.isfinite(square) else None
+        if not math.isfinite(loss.total):
+            norm = None
+        if norm is not None:
+            update(self.optimizer, self.settings.optimizer, lr=lr, norm=norm)
         return StepReport(loss, norm, lr, batch.cells, time.perf_counter() - begun)
-
-    def _count_bad(self, norm: float | None, loss: LossSum, step: int) -> None:
-        self._bad_steps = 0 if norm is not None else self._bad_steps + 1
-        if self._bad_steps > BAD_STEPS_ALLOWED:
-            raise TrainingError(
-                f"loss or gradient was not finite {self._bad_steps} steps in a row; the last loss was {loss.mean}",
-                where=f"step {step + 1}",
-                fix="resume from an earlier checkpoint with a lower trainer.optimizer.lr or a longer warm-up",
-            )
 
     def evaluate(self, batches: Iterable[StepBatch]) -> LossSum:
         """Loss of held-out cells; draws no random numbers."""
         return self.passes.evaluate(batches)
 
+    def stage(self) -> WriteShards:
+        """Copy this rank's state to the host, for a save that is written while the run goes on; collective."""
+        return stage_shards(self._staging, stages=self.stages, optimizer=self.optimizer, layout=self.layout)
+
     def save(self, folder: Path) -> None:
-        """Write this rank's shards; collective."""
-        save_shards(folder, encoder=self.encoder, optimizer=self.optimizer, layout=self.layout)
+        """Write this rank's shards, and wait until they are on disk; collective."""
+        self.stage()(folder, None)
 
     def load(self, folder: Path) -> None:
         """Read weights and optimizer state; collective."""
-        load_shards(folder, encoder=self.encoder, optimizer=self.optimizer, layout=self.layout)
+        load_shards(folder, stages=self.stages, optimizer=self.optimizer, layout=self.layout)
         # The groups come back with the settings they were saved with; this run's config decides.
         apply_settings(self.optimizer, self.settings.optimizer)
 
     def load_weights(self, folder: Path) -> None:
         """Read weights alone; collective."""
-        load_weights(folder, encoder=self.encoder, layout=self.layout)
+        load_weights(folder, stages=self.stages, layout=self.layout)
         # Under bf16 the optimizer holds the fp32 originals.
         self.optimizer.reload_model_params()
-
-
-def _wrap(encoder: Encoder, groups: Any) -> Any:
-    """Megatron's gradient buffers and reductions around a stage."""
-    settings = DistributedDataParallelConfig(grad_reduce_in_fp32=True, use_distributed_optimizer=False)
-    encoder.config.finalize_model_grads_func = finalize_model_grads
-    return DistributedDataParallel(encoder.config, settings, encoder, pg_collection=groups)
 
 
 def count_parameters(encoder: Encoder, layout: Layout) -> int:

@@ -49,16 +49,23 @@ def lay_out(world: World, parallel: ParallelConfig) -> Iterator[Layout]:
 
     Args:
         world: joined ranks.
-        parallel: tensor and pipeline sizes; data parallelism takes the rest.
+        parallel: sizes along every axis; data parallelism takes the rest.
     """
     hush_megatron()
     open_seam()
     mpu.initialize_model_parallel(
         tensor_model_parallel_size=parallel.tensor,
         pipeline_model_parallel_size=parallel.pipeline,
+        virtual_pipeline_model_parallel_size=parallel.interleave if parallel.interleave > 1 else None,
         create_gloo_process_groups=False,
     )
-    model = ModelLayout(tensor=parallel.tensor, pipeline=parallel.pipeline, sequence=parallel.sequence)
+    model = ModelLayout(
+        tensor=parallel.tensor,
+        pipeline=parallel.pipeline,
+        interleave=parallel.interleave,
+        sequence=parallel.sequence,
+        recompute=parallel.recompute,
+    )
     try:
         yield Layout(world=world, model=model, groups=ProcessGroupCollection.use_mpu_process_groups())
     finally:

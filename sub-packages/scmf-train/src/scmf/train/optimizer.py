@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -13,30 +13,37 @@ from scmf.model.megatron import (
     MegatronOptimizer,
     MegatronOptimizerConfig,
     ParamKey,
-    clip_grad_by_total_norm_fp32,
     get_megatron_optimizer,
 )
 from scmf.model.seam import cuda_type_names
 from scmf.model.transformer_config import DTYPES
 from scmf.train.config import OptimizerConfig
+from scmf.train.gradients import clip
 
 NORM_NAMES = ("LayerNorm", "RMSNorm", "TENorm")
 
 
 def build_optimizer(
-    wrapped: Any, config: OptimizerConfig, *, groups: Any, precision: Literal["fp32", "bf16"]
+    models: Sequence[Any],
+    config: OptimizerConfig,
+    *,
+    groups: Any,
+    precision: Literal["fp32", "bf16"],
+    shard: bool = False,
 ) -> MegatronOptimizer:
     """AdamW over the parameters of a DistributedDataParallel-wrapped model.
 
     fp32 state and, under bf16, fp32 main parameters.
 
     Args:
-        wrapped: Megatron's DistributedDataParallel around one pipeline stage.
+        models: Megatron's DistributedDataParallel around each stage of this rank.
         config: rates, decay, betas.
         groups: Megatron's ProcessGroupCollection.
         precision: of the model's parameters.
+        shard: each data-parallel rank keeps the state of its share; the models are wrapped for it.
     """
-    mark_decay(wrapped)
+    for model in models:
+        mark_decay(model)
     settings = MegatronOptimizerConfig(
         optimizer="adam",
         lr=config.lr,
@@ -47,11 +54,13 @@ def build_optimizer(
         clip_grad=config.clip or 0.0,
         bf16=precision == "bf16",
         params_dtype=DTYPES[precision],
+        use_distributed_optimizer=shard,
+        overlap_param_gather=models[0].ddp_config.overlap_param_gather,
     )
     with cuda_type_names():
         optimizer = get_megatron_optimizer(
             settings,
-            [wrapped],
+            list(models),
             config_overrides={ParamKey(attr="no_weight_decay"): {"wd_mult": 0.0}},
             use_gloo_process_groups=False,
             pg_collection=groups,
@@ -110,29 +119,21 @@ def _decays(module: nn.Module, key: str, *, where: str) -> bool:
 
 
 @torch.no_grad()
-def update(optimizer: MegatronOptimizer, config: OptimizerConfig, *, lr: float) -> float | None:
-    """Clip and step with the gradients in the buffers.
+def update(optimizer: MegatronOptimizer, config: OptimizerConfig, *, lr: float, norm: float) -> None:
+    """Clip and step with gradients that are ready.
 
     Args:
-        optimizer: from `build_optimizer`.
+        optimizer: from `build_optimizer`, after `prepare_grads`.
         config: for the clip norm.
         lr: learning rate of this step.
-
-    Returns:
-        The L2 norm of the whole gradient before clipping; None where it is not finite, and then nothing is
-        changed. Every rank returns the same.
+        norm: L2 norm of the whole gradient, finite.
     """
     for group in optimizer.param_groups:
         group["lr"] = lr
+    if config.clip is not None:
+        clip(optimizer, norm=norm, largest=config.clip)
     with cuda_type_names():
-        optimizer.prepare_grads()
-        norm = float(optimizer.get_grad_norm())
-        if not math.isfinite(norm):
-            return None
-        if config.clip is not None:
-            clip_grad_by_total_norm_fp32(optimizer_parameters(optimizer), config.clip, norm)
         optimizer.step_with_ready_grads()
-    return norm
 
 
 def optimizer_parameters(optimizer: MegatronOptimizer) -> list[torch.nn.Parameter]:

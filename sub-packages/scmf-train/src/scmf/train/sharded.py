@@ -8,20 +8,21 @@ pickled index is refused unless it is made of the plain types of an index.
 from __future__ import annotations
 
 import pickle
-import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemWriter
-from torch.distributed.checkpoint.state_dict_saver import save
 
 from scmf.core.errors import CheckpointError
 from scmf.model.megatron import MegatronOptimizer, dist_checkpointing
 from scmf.train.layout import Layout
+from scmf.train.staging import Staging, WriteShards
 from scmf.train.world import lost_contact
 
+Stages = Sequence[Any]
+"""This rank's part of the model: one stage, or the interleaved ones in the order of the layers."""
 INDEX = ".metadata"
 _INDEX_TYPES = frozenset(
     {
@@ -49,55 +50,43 @@ _INDEX_TYPES = frozenset(
 )
 
 
-def save_shards(folder: Path, *, encoder: Any, optimizer: MegatronOptimizer, layout: Layout) -> None:
-    """Write this rank's shards; collective over all ranks.
+def stage_shards(staging: Staging, *, stages: Stages, optimizer: MegatronOptimizer, layout: Layout) -> WriteShards:
+    """Copy this rank's state to the host; collective over all ranks.
 
     Args:
-        folder: exists and is empty; the same on every rank.
-        encoder: this rank's stage.
-        optimizer: over its parameters.
+        staging: holds the copies until the next call.
+        stages: of this rank.
+        optimizer: over their parameters.
         layout: of this run.
 
-    Raises:
-        CheckpointError: some rank could not write, on every rank.
+    Returns:
+        What writes the copies into a folder; collective, from any thread.
     """
-    state = _sharded_state(encoder, optimizer, layout, loading=False)
-    try:
-        dist_checkpointing.save(state, str(folder), _synchronous_strategy())
-    except (OSError, RuntimeError, CheckpointException) as error:
-        if isinstance(error, RuntimeError) and lost_contact(error):
-            raise
-        # torch's writers hide what the system said behind errors of their own.
-        free = shutil.disk_usage(folder).free
-        raise CheckpointError(
-            f"the checkpoint could not be written; the disk has {free / 1e6:,.0f} MB free",
-            where=str(folder),
-            fix="make room (or lift ulimit -f), then go on with --resume auto; earlier checkpoints are whole",
-        ) from error
+    return staging.take(_sharded_state(stages, optimizer, layout, loading=False))
 
 
-def load_shards(folder: Path, *, encoder: Any, optimizer: MegatronOptimizer, layout: Layout) -> None:
+def load_shards(folder: Path, *, stages: Stages, optimizer: MegatronOptimizer, layout: Layout) -> None:
     """Read model and optimizer state saved in any layout; collective over all ranks.
 
     Raises:
         CheckpointError: unreadable, or of another model.
     """
     check_index(folder)
-    wanted = _sharded_state(encoder, optimizer, layout, loading=True)
+    wanted = _sharded_state(stages, optimizer, layout, loading=True)
     state = _load(folder, wanted)
-    _take_weights(encoder, state["model"])
+    _take_weights(stages, state["model"])
     with torch.no_grad():
         optimizer.load_state_dict(state["optimizer"])
 
 
-def load_weights(folder: Path, *, encoder: Any, layout: Layout) -> None:
+def load_weights(folder: Path, *, stages: Stages, layout: Layout) -> None:
     """Read the model's weights alone, into a model of the same sizes.
 
     Raises:
         CheckpointError: unreadable, or of another model.
     """
     check_index(folder)
-    _take_weights(encoder, _load(folder, {"model": _sharded_weights(encoder, layout)})["model"])
+    _take_weights(stages, _load(folder, {"model": _sharded_weights(stages, layout)})["model"])
 
 
 def check_index(folder: Path) -> None:
@@ -150,14 +139,21 @@ def _metadata(layout: Layout) -> dict[str, Any]:
     return {"dp_cp_group": layout.groups.dp_cp, "singleton_local_shards": False}
 
 
-def _sharded_weights(encoder: Any, layout: Layout) -> dict[str, Any]:
-    """Checkpoint entries of the weights, without Transformer Engine's extra state (fp8 scales), which CPUs lack."""
-    entries = encoder.sharded_state_dict(metadata=_metadata(layout))
-    return {key: entry for key, entry in entries.items() if not key.endswith("_extra_state")}
+def _sharded_weights(stages: Stages, layout: Layout) -> dict[str, Any]:
+    """Checkpoint entries of the weights, without Transformer Engine's extra state (fp8 scales), which CPUs lack.
+
+    The keys here number the rank's stages; those in the files are the same in every layout.
+    """
+    return {
+        f"{turn}/{key}": entry
+        for turn, stage in enumerate(stages)
+        for key, entry in stage.sharded_state_dict(metadata=_metadata(layout)).items()
+        if not key.endswith("_extra_state")
+    }
 
 
-def _sharded_state(encoder: Any, optimizer: MegatronOptimizer, layout: Layout, *, loading: bool) -> dict[str, Any]:
-    weights = _sharded_weights(encoder, layout)
+def _sharded_state(stages: Stages, optimizer: MegatronOptimizer, layout: Layout, *, loading: bool) -> dict[str, Any]:
+    weights = _sharded_weights(stages, layout)
     state = {"model": weights}
     entries = optimizer.sharded_state_dict(dict(state), is_loading=loading, metadata=_metadata(layout))
     return {**state, "optimizer": entries}
@@ -186,39 +182,20 @@ def _cause(error: BaseException) -> str:
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
-def _take_weights(encoder: Any, weights: dict[str, Any]) -> None:
-    missing, unexpected = encoder.load_state_dict(weights, strict=False)
+def _take_weights(stages: Stages, weights: dict[str, Any]) -> None:
+    for turn, stage in enumerate(stages):
+        prefix = f"{turn}/"
+        _take_stage(stage, {key.removeprefix(prefix): w for key, w in weights.items() if key.startswith(prefix)})
+
+
+def _take_stage(stage: Any, weights: dict[str, Any]) -> None:
+    missing, unexpected = stage.load_state_dict(weights, strict=False)
     wrong = [key for key in (*missing, *unexpected) if not key.endswith("_extra_state")]
     # The copy of a tied matrix is filled through the tie and listed under its own key only where it is kept.
-    wrong = [key for key in wrong if key != "output_layer.weight" or encoder.output_layer.weight is not None]
+    wrong = [key for key in wrong if key != "output_layer.weight" or stage.output_layer.weight is not None]
     if wrong:
         raise CheckpointError(
             f"{len(wrong)} weights do not fit the model, among them {wrong[0]}",
             where="the checkpoint's model part",
             fix="resume with the configuration that is saved beside the checkpoint",
         )
-
-
-def _synchronous_strategy() -> Any:
-    """Megatron's torch_dist strategy, written by torch's own writer in this process.
-
-    Megatron's writer starts a manager process, which imports the main program again, and forks writers from a
-    process with threads; for a save that is waited for, neither is of use.
-    """
-    from megatron.core.dist_checkpointing.strategies import torch as mcore
-
-    class Synchronous(mcore.TorchDistSaveShardedStrategy):
-        def save(self, sharded_state_dict: dict[str, Any], checkpoint_dir: str | Path) -> None:
-            """Write this rank's shards and return when they are on disk; collective."""
-            named, _, _ = mcore._replace_state_dict_keys_with_sharded_keys(  # noqa: SLF001
-                sharded_state_dict, self.keep_only_main_replica
-            )
-            save(
-                mcore.mcore_to_pyt_state_dict(named, is_loading=False),
-                storage_writer=FileSystemWriter(str(checkpoint_dir)),
-                planner=mcore.MCoreSavePlanner(
-                    dedup_replicated_tensors=not self.keep_only_main_replica, flatten_state_dict=False
-                ),
-            )
-
-    return Synchronous("torch_dist", 1)

@@ -5,10 +5,11 @@ Forward, backward and the pipeline are Megatron's schedule; losses are (sum, cou
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -34,6 +35,12 @@ class LossSum:
         """Nats a target; NaN where there was none."""
         return self.total / self.targets if self.targets else float("nan")
 
+    @classmethod
+    def of(cls, sums: Sequence[float]) -> LossSum:
+        """From the three sums, on the host."""
+        total, targets, tokens = sums
+        return cls(total, int(targets), int(tokens))
+
     def __add__(self, other: LossSum) -> LossSum:
         return LossSum(self.total + other.total, self.targets + other.targets, self.tokens + other.tokens)
 
@@ -42,33 +49,42 @@ class LossSum:
 class Passes:
     """Forward and backward passes over the microbatches of a step, on one rank."""
 
-    model: Any
-    """Megatron's DistributedDataParallel around this rank's stage."""
+    models: tuple[Any, ...]
+    """Wrapped stages of this rank: one, or the interleaved ones in the order of the layers."""
     layout: Layout
 
-    def train(self, batch: StepBatch) -> LossSum:
-        """Leave the gradient of the mean loss over all ranks' targets in the gradient buffers."""
-        self.model.train()
-        self.model.zero_grad_buffer()
+    def train(self, batch: StepBatch) -> Tensor:
+        """Leave the gradient of the mean loss over all ranks' targets in the gradient buffers.
+
+        Returns:
+            (3,) float64 on the device: sum of the losses, targets, real tokens, over all ranks.
+        """
+        for model in self.models:
+            model.train()
+            model.zero_grad_buffer()
         return self._reduce(self._run(batch.microbatches, forward_only=False), batch)
 
     @torch.no_grad()
     def evaluate(self, batches: Iterable[StepBatch]) -> LossSum:
         """Losses without gradients and without dropout."""
-        self.model.eval()
+        for model in self.models:
+            model.eval()
         total = LossSum(0.0, 0, 0)
         for batch in batches:
             losses = self._run(batch.microbatches, forward_only=True) if batch.microbatches else []
-            total += self._reduce(losses, batch)
+            total += LossSum.of(self._reduce(losses, batch).tolist())
         return total
 
     def _run(self, microbatches: tuple[Microbatch, ...], *, forward_only: bool) -> list[dict[str, Tensor]]:
-        device = self.layout.world.device
-        packs: Iterator[Pack] = (Pack.of(m, device) for m in microbatches)
+        device, interleaved = self.layout.world.device, len(self.models) > 1
+        if interleaved:
+            # The schedule deals microbatches out in groups of one a pipeline rank.
+            microbatches = filled_up(microbatches, self.layout.model.pipeline)
+        packs: list[Iterator[Pack]] = [(Pack.of(m, device) for m in microbatches) for _ in self.models]
         losses: list[dict[str, Tensor]] = get_forward_backward_func()(
             forward_step_func=_forward_step,
-            data_iterator=packs,
-            model=self.model,
+            data_iterator=packs if interleaved else packs[0],
+            model=list(self.models) if interleaved else self.models[0],
             num_microbatches=len(microbatches),
             seq_length=len(microbatches[0].input_ids),
             micro_batch_size=1,
@@ -76,7 +92,7 @@ class Passes:
         )
         return losses
 
-    def _reduce(self, losses: list[dict[str, Tensor]], batch: StepBatch) -> LossSum:
+    def _reduce(self, losses: list[dict[str, Tensor]], batch: StepBatch) -> Tensor:
         """Sum over microbatches, replicas and stages; only the last stage has losses."""
         groups, device = self.layout.groups, self.layout.world.device
         sums = torch.zeros(3, dtype=torch.float64, device=device)
@@ -87,8 +103,21 @@ class Passes:
             dist.all_reduce(sums, group=groups.dp)
         if groups.pp.size() > 1:
             dist.broadcast(sums, group=groups.pp, group_src=groups.pp.size() - 1)
-        total, targets, tokens = sums.tolist()
-        return LossSum(total, int(targets), int(tokens))
+        return sums
+
+
+def filled_up(microbatches: tuple[Microbatch, ...], multiple: int) -> tuple[Microbatch, ...]:
+    """Microbatches and, up to the next multiple, empty ones: the first one's shape, no target, no cell, no gradient.
+
+    Args:
+        microbatches: at least one.
+        multiple: > 0.
+    """
+    nothing = np.zeros(0, np.int32)
+    empty = replace(
+        microbatches[0], target_positions=nothing, targets=nothing, cell_ids=np.zeros(0, np.int64), tokens=0
+    )
+    return (*microbatches, *[empty] * (-len(microbatches) % multiple))
 
 
 def _forward_step(packs: Iterator[Pack], model: Any) -> tuple[Tensor, Any]:
@@ -99,6 +128,7 @@ def _forward_step(packs: Iterator[Pack], model: Any) -> tuple[Tensor, Any]:
 def _sum_losses(losses: Tensor, pack: Pack) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """What Megatron divides (sum, count) and what is reported, in float64 so that the order of adding is moot."""
     total = losses.sum()
-    count = torch.tensor(len(pack.targets), dtype=torch.int, device=losses.device)
+    # full, not tensor: a value copied from the host would make the host wait for the device.
+    count = torch.full((), len(pack.targets), dtype=torch.int, device=losses.device)
     report = torch.stack([losses.detach().double().sum(), count.double()])
     return total, count, {"loss": report}
