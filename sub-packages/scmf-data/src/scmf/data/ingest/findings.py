@@ -7,7 +7,7 @@ Numbers are stable and never given twice: scripts and search engines may rely on
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 from scmf.core.errors import InputError, ScmfError
@@ -334,6 +334,10 @@ class Finding:
 
     def __str__(self) -> str:
         return f"{self.severity}: SCMF-{self.number}: {self.what}\n  where: {self.where}\n  fix:   {self.mend}"
+
+    def replace(self, **changes: Any) -> Finding:
+        """A changed copy."""
+        return replace(self, **changes)
 
     def error(self) -> InputError:
         """The error that refuses the source."""

@@ -1,0 +1,264 @@
+"""Sources, looked at. In: paths and wishes. Out: for each what will be converted, and everything that was found.
+
+Nothing stops at the first fault: whatever can still be looked at is, so that one look names all there is to mend.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from scmf.core.errors import InputError
+from scmf.core.text import counted
+from scmf.data.ingest.check_names import cell_findings, gene_findings, hash_names, name_hashes
+from scmf.data.ingest.check_values import Looked, transform_of, value_findings
+from scmf.data.ingest.counts import FAULTS, Choice, choose_counts, elements_with_counts, look
+from scmf.data.ingest.findings import Finding, finding_of
+from scmf.data.ingest.genes import SourceGenes, check_species, number_genes
+from scmf.data.ingest.known_genes import VocabularyShare, vocabulary_findings, vocabulary_shares
+from scmf.data.ingest.mend import Mender
+from scmf.data.ingest.plan import Plan, Request, SourcePlan, check_tables, source_genes
+from scmf.data.ingest.source import Matrix, ReadWishes, Source, open_source, reading
+from scmf.data.ingest.survey import Survey, survey
+
+Array = npt.NDArray[Any]
+Log = Callable[[str], None]
+Progress = Callable[[int], None]
+T = TypeVar("T")
+
+_VALUE_NUMBERS = {number for number, _ in FAULTS.values()}
+_ELEMENTS_EXPLAINED = 4
+"""Elements of one file whose values are explained when none holds counts."""
+
+
+@dataclass(slots=True)
+class Inspection:
+    """One source, looked at."""
+
+    path: Path
+    format: str = ""
+    matrix: Matrix | None = None
+    """The one with the counts, or the first where none has them; None for a source that cannot be opened."""
+    seen: Survey | None = None
+    """What its cells hold, as far as they could be read."""
+    genes: SourceGenes | None = None
+    shares: tuple[VocabularyShare, ...] = ()
+    findings: list[Finding] = field(default_factory=list)
+    names: Array = field(default_factory=lambda: np.empty(0, np.uint64))
+    """(cells,) uint64 hashes of the cells' names."""
+    plan: SourcePlan | None = None
+    """How it will be converted; None when it is refused."""
+
+    @property
+    def refused(self) -> bool:
+        """Whether there is an error among the findings."""
+        return any(f.severity == "error" for f in self.findings)
+
+
+@dataclass(frozen=True, slots=True)
+class Inspections:
+    """All sources of a command."""
+
+    sources: tuple[Inspection, ...]
+    together: tuple[Finding, ...]
+    """What is wrong with the sources as a set."""
+
+    @property
+    def findings(self) -> list[Finding]:
+        """All of them, source by source, errors first, then by number."""
+        order = ("error", "warning", "note")
+        groups = [*(tuple(s.findings) for s in self.sources), self.together]
+        return [f for group in groups for f in sorted(group, key=lambda f: (order.index(f.severity), f.number))]
+
+
+def make_plan(request: Request, *, log: Log, scratch: Path) -> Plan:
+    """Look at every source before the first byte is written.
+
+    Args:
+        request: the sources and wishes.
+        log: takes every error but the first, when there are several.
+        scratch: folder in which unpacked text may stay for the conversion.
+
+    Raises:
+        InputError: a source that cannot be converted, with its number.
+    """
+    found = inspect_sources(request, scratch=scratch)
+    errors = [f for f in found.findings if f.severity == "error"]
+    for error in errors[1:]:
+        log(str(error))
+    if errors:
+        raise errors[0].error()
+    plans = tuple(s.plan for s in found.sources if s.plan is not None)
+    genes = [p.genes for p in plans]
+    species = check_species({str(p.path): p.genes for p in plans})
+    return Plan(plans, number_genes(genes), species, request.command(counts="auto"), found.together)
+
+
+def inspect_sources(
+    request: Request, *, full: bool = False, scratch: Path | None = None, on_cells: Progress = lambda _: None
+) -> Inspections:
+    """Look at every source.
+
+    Args:
+        request: the sources and wishes.
+        full: look at every value, instead of windows.
+        scratch: folder in which unpacked text may stay; None: it is thrown away.
+        on_cells: takes the number of cells of each block looked at, for progress.
+    """
+    with tempfile.TemporaryDirectory(prefix="scmf-check-") as folder:
+        look_at = _Look(request, full, scratch, Path(folder), on_cells)
+        sources = tuple(look_at.source(path, name) for path, name in zip(request.sources, request.names, strict=True))
+    return Inspections(sources, tuple(_together(request, sources)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """How sources are looked at."""
+
+    request: Request
+    full: bool
+    text: Path | None
+    """Folder for unpacked text."""
+    folder: Path
+    """Folder for turning matrices."""
+    on_cells: Progress
+
+    def source(self, path: Path, name: str) -> Inspection:
+        """Everything about one source."""
+        found = Inspection(path)
+        try:
+            wishes = ReadWishes(self.request.options.cells_in, self.text)
+            with open_source(path, wishes) as file, reading(path, "its tables and matrices"):
+                found.format = file.format
+                self._inspect(file, name, found)
+        except InputError as error:
+            found.findings.append(finding_of(error, file=str(path)))
+        return found
+
+    def _inspect(self, file: Source, name: str, found: Inspection) -> None:
+        matrices, wish = file.matrices(), self.request.options.counts
+        choose = _trying(found, lambda: choose_counts(file, wish=wish, command=self.request.command))
+        found.matrix = matrix = choose.matrix if choose else matrices.get(wish, next(iter(matrices.values())))
+        check_tables(file, matrix)
+        found.genes = _trying(found, lambda: source_genes(file, matrix.element, self.request))
+        found.seen = _trying(found, lambda: self._survey(matrix)) or Survey(matrix.n_cells, matrix.n_genes)
+        looked = Looked(file, matrix, found.seen, self._mender(file))
+        found.names = name_hashes(file.cells_of(matrix.element), full=self.full)
+        found.findings += self._values(looked, found, choose)
+        found.findings += [*gene_findings(looked, found.genes), *cell_findings(looked, found.names)]
+        if found.genes is not None:
+            found.shares = vocabulary_shares(found.genes, found.seen.sums, self.request.options.genes.id_space)
+            found.findings += vocabulary_findings(looked, found.genes, found.shares)
+        if choose is not None and found.genes is not None and not found.refused:
+            found.plan = _source_plan(file, name, choose, found)
+
+    def _survey(self, matrix: Matrix) -> Survey:
+        memory = self.request.options.memory
+        return survey(matrix, full=self.full, memory=memory, scratch=self.folder, on_cells=self.on_cells)
+
+    def _values(self, looked: Looked, found: Inspection, choice: Choice | None) -> list[Finding]:
+        """Findings about values; those of the whole look replace that of the first glance at the same fault."""
+        glance = {f.number for f in found.findings}
+        if "D009" in glance:
+            return self._explain(looked)
+        if "D005" in glance:
+            return []
+        whole = value_findings(looked)
+        numbers = {f.number for f in whole} & _VALUE_NUMBERS
+        found.findings[:] = [f for f in found.findings if f.number not in numbers]
+        return [*whole, *self._passed_over(looked, choice)]
+
+    def _passed_over(self, looked: Looked, choice: Choice | None) -> list[Finding]:
+        """The note that X is not what is converted."""
+        matrices = looked.file.matrices()
+        if choice is None or choice.named or choice.matrix.element == "X" or "X" not in matrices:
+            return []
+        transform = transform_of(self._survey(matrices["X"]))
+        why = f"; they are {transform.text}" if transform else ""
+        verdict = look(looked.file, matrices["X"])
+        what = f"X has {verdict.text}{why}; the counts are taken from {choice.matrix.element}"
+        return [Finding("D017", what, str(looked.file.path), "X")]
+
+    def _explain(self, looked: Looked) -> list[Finding]:
+        """What was done to the values of each element, when none holds counts."""
+        found = []
+        for element, matrix in list(looked.file.matrices().items())[:_ELEMENTS_EXPLAINED]:
+            seen = looked.seen if element == looked.matrix.element else self._survey(matrix)
+            if (transform := transform_of(seen)) is not None:
+                here = Looked(looked.file, matrix, seen, looked.mend)
+                found.append(here.transform_note(transform))
+        return found
+
+    def _mender(self, file: Source) -> Mender:
+        return Mender(
+            file.path,
+            file.format,
+            self.request.command,
+            lambda element: elements_with_counts(file, but=element),
+        )
+
+
+def _trying(found: Inspection, act: Callable[[], T]) -> T | None:
+    """The result, or None and a finding more."""
+    try:
+        return act()
+    except InputError as error:
+        found.findings.append(finding_of(error, file=str(found.path)))
+        return None
+
+
+def _source_plan(file: Source, name: str, choice: Choice, found: Inspection) -> SourcePlan:
+    matrix, genes = choice.matrix, found.genes
+    if genes is None:
+        raise TypeError("a source without genes has no plan")
+    return SourcePlan(
+        path=file.path,
+        format=file.format,
+        notes=tuple(file.notes(matrix.element)),
+        name=name,
+        element=matrix.element,
+        layout=matrix.layout,
+        reason=choice.reason,
+        n_cells=matrix.n_cells,
+        n_genes=matrix.n_genes,
+        n_stored=matrix.n_stored,
+        genes=genes,
+        findings=tuple(found.findings),
+        shares=found.shares,
+    )
+
+
+def _together(request: Request, sources: Sequence[Inspection]) -> list[Finding]:
+    found = [*_named_twice(request), *_shared_names(sources)]
+    genes = {str(s.path): s.genes for s in sources if s.genes is not None and not s.refused}
+    try:
+        check_species(genes)
+    except InputError as error:
+        found.append(finding_of(error, file=", ".join(genes)))
+    return found
+
+
+def _named_twice(request: Request) -> list[Finding]:
+    places = [path.resolve() for path in request.sources]
+    again = [p for k, p in enumerate(request.sources) if places[k] in places[:k]]
+    once = list(dict.fromkeys(places))
+    kept = [request.sources[places.index(place)] for place in once]
+    what = "named more than once: its cells will be in the store as often"
+    return [Finding("D049", what, str(path), fix=request.command(sources=tuple(kept))) for path in dict.fromkeys(again)]
+
+
+def _shared_names(sources: Sequence[Inspection]) -> list[Finding]:
+    distinct = [np.unique(s.names) for s in {s.path.resolve(): s for s in sources}.values()]
+    if len(distinct) < 2:
+        return []
+    hashes, times = np.unique(np.concatenate(distinct), return_counts=True)
+    shared = int(((times > 1) & (hashes != hash_names([""])[0])).sum())
+    files = ", ".join(str(s.path) for s in sources)
+    what = f"{counted(shared, 'name')} of cells in more than one of the files"
+    return [Finding("D050", what, files, "obs", count=shared)] if shared else []

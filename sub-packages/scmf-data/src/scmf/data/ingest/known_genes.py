@@ -1,0 +1,72 @@
+"""How many of a source's molecules the shipped vocabularies know. In: genes and their sums. Out: shares, findings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from scmf.data.ingest.check_values import Looked, total_of
+from scmf.data.ingest.findings import Finding
+from scmf.data.ingest.genes import SourceGenes
+from scmf.data.vocabulary import Vocabulary, load_vocabulary, shipped_vocabularies
+
+Array = npt.NDArray[Any]
+
+FEW: Final = 0.5
+"""Share of the molecules below which somebody should look: whole human transcriptomes have 90% and more."""
+
+
+@dataclass(frozen=True, slots=True)
+class VocabularyShare:
+    """What one vocabulary knows of a source."""
+
+    vocabulary: str
+    genes: int
+    """Genes of the source that have a token."""
+    of: int
+    """Genes of the source."""
+    molecules: float
+    """Share, 0 to 1, of the molecules of the cells looked at that are in genes with a token."""
+
+    def __str__(self) -> str:
+        return f"{self.vocabulary} {self.molecules:.1%} of the molecules ({self.genes:,} of {self.of:,} genes)"
+
+
+def vocabulary_shares(genes: SourceGenes, sums: Array, id_space: str) -> tuple[VocabularyShare, ...]:
+    """Share of every shipped vocabulary; none for genes that are kept by name.
+
+    Args:
+        genes: the source's genes.
+        sums: (n_genes,) float64 molecules of each column.
+        id_space: `ensembl` or `symbols`.
+    """
+    if id_space == "symbols":
+        return ()
+    given = np.array(genes.ids, dtype=object) != ""
+    shares = []
+    for vocabulary in _shipped():
+        known = given & (vocabulary.tokens_of(genes.ids) >= 0)
+        n = len({gene for gene, k in zip(genes.ids, known, strict=True) if k})
+        share = total_of(sums, known)
+        shares.append(VocabularyShare(vocabulary.name, n, len(set(genes.ids) - {""}), share))
+    return tuple(shares)
+
+
+def vocabulary_findings(looked: Looked, genes: SourceGenes, shares: Sequence[VocabularyShare]) -> list[Finding]:
+    """D037 for genes of man of which every vocabulary knows little; other species need a vocabulary of their own."""
+    best = max(shares, key=lambda s: s.molecules, default=None)
+    if best is None or best.molecules >= FEW or not looked.seen.sums.any():
+        return []
+    human = genes.species == frozenset({"human"})
+    why = "" if human else f"; the genes are of {', '.join(sorted(genes.species)) or 'no known species'}"
+    return [looked.finding("D037", f"the best of the shipped vocabularies is {best}{why}")]
+
+
+@cache
+def _shipped() -> tuple[Vocabulary, ...]:
+    return tuple(load_vocabulary(name) for name in shipped_vocabularies())
