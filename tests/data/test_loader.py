@@ -1,0 +1,259 @@
+"""The loader for other trainers: the trainer's own cells and masks, in their shapes, resumable anywhere."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+from torchdata.stateful_dataloader import StatefulDataLoader
+
+from scmf.core.errors import ConfigError
+from scmf.data.config import CellsConfig
+from scmf.data.loader import BERT, CellIterableDataset, CellLoader, LoaderConfig
+from scmf.data.masks import Corruption
+from scmf.data.stream import Replica
+
+SEQ = 128
+OLD_CALL = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # torchdata 0.11 calls it in its constructor
+
+
+@pytest.fixture(scope="module")
+def config(demo_store):
+    return LoaderConfig(store=str(demo_store.path), batch_size=8, seq_length=SEQ, seed=5)
+
+
+@pytest.fixture(scope="module")
+def first_pass(config):
+    """All batches of one pass of the padded loader."""
+    return list(CellLoader(config))
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def trainer_stream(config, **changes):
+    """Cells as scmf's trainer has them, by a data section with small packs."""
+    values = {
+        "kind": "cells",
+        "store": config.store,
+        "tokenizer": {"kind": "rank", "vocabulary": "geneformer-v1", "seq_length": SEQ},
+        "global_batch_size": 8,
+        "microbatch_tokens": 256,
+    }
+    data = CellsConfig.model_validate(values | changes)
+    return data.open(corruption=BERT, seed=config.seed, replica=Replica(), align=128)
+
+
+def cells_of(step, *, pad):
+    """cell id -> (tokens the model sees, targets by place), from the trainer's packs."""
+    cells = {}
+    for microbatch in step.microbatches:
+        bounds = microbatch.cu_seqlens
+        starts = [(a, b) for a, b in itertools.pairwise(bounds) if microbatch.input_ids[a] != pad]
+        targets = dict(zip(microbatch.target_positions.tolist(), microbatch.targets.tolist(), strict=True))
+        for cell, (a, b) in zip(microbatch.cell_ids.tolist(), starts, strict=True):
+            places = {p - int(a): t for p, t in targets.items() if a <= p < b}
+            cells[cell] = (microbatch.input_ids[a:b].tolist(), places)
+    return cells
+
+
+def cells_of_batch(batch):
+    """The same from a padded or a packed batch of the loader."""
+    if "attention_mask" in batch:
+        lengths = batch["attention_mask"].sum(1).tolist()
+        rows = [(batch["input_ids"][i, :n], batch["labels"][i, :n]) for i, n in enumerate(lengths)]
+    else:
+        ends = list(itertools.pairwise(batch["cu_seqlens"].tolist()))[: len(batch["cell_ids"])]
+        rows = [(batch["input_ids"][a:b], batch["labels"][a:b]) for a, b in ends]
+    return {
+        cell: (ids.tolist(), {i: t for i, t in enumerate(labels.tolist()) if t != -100})
+        for cell, (ids, labels) in zip(batch["cell_ids"].tolist(), rows, strict=True)
+    }
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+def test_cells_and_masks_are_those_of_the_trainer(config, packed):
+    loader = CellLoader(config.replace(packed=packed))
+    stream = trainer_stream(config)
+    for step, batch in zip(range(0, 80, 8), loader, strict=False):
+        assert cells_of_batch(batch) == cells_of(stream.step(step), pad=stream.vocabulary.pad)
+
+
+def test_a_padded_batch_has_a_row_a_cell_and_nothing_behind_its_end(first_pass):
+    for batch in first_pass:
+        shape = batch["input_ids"].shape
+        assert shape == batch["attention_mask"].shape == batch["labels"].shape
+        assert shape[1] == batch["attention_mask"].sum(1).max() <= SEQ
+        outside = batch["attention_mask"] == 0
+        assert (batch["input_ids"][outside] == 0).all()
+        assert (batch["labels"][outside] == -100).all()
+        assert (batch["labels"] != -100).any(1).all()
+        assert all(tensor.dtype == torch.int64 for tensor in batch.values())
+
+
+def test_a_packed_batch_names_where_cells_begin_and_end(config):
+    batch = next(iter(CellLoader(config.replace(packed=True, workers=0))))
+    bounds = batch["cu_seqlens"]
+    assert bounds.dtype == torch.int32
+    assert bounds[0] == 0
+    assert bounds[-1] == len(batch["input_ids"]) == len(batch["position_ids"])
+    assert batch["max_seqlen"] == torch.diff(bounds).max()
+    starts = bounds[:-1].long()
+    assert (batch["position_ids"][starts] == 0).all()
+    assert len(batch["cell_ids"]) == 8
+
+
+def test_two_passes_see_every_cell_and_leave_none_out(config, first_pass):
+    loader = CellLoader(config)
+    seen = [cell for _ in range(3) for batch in loader for cell in batch["cell_ids"].tolist()]
+    n = loader.stream.n_train
+    assert len(seen) == 3 * (n // 8) * 8
+    assert len(set(seen[:n])) == n
+    assert seen[:n] != seen[n : 2 * n]
+    assert seen[: len(first_pass) * 8] == [cell for batch in first_pass for cell in batch["cell_ids"].tolist()]
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_a_loader_resumed_inside_a_pass_gives_the_batches_that_were_to_come(config, first_pass, workers):
+    loader = CellLoader(config.replace(workers=workers))
+    for _, _ in zip(range(7), loader, strict=False):
+        pass
+    state = json.loads(json.dumps(loader.state_dict()))
+    again = CellLoader(config)
+    again.load_state_dict(state)
+    rest = list(again)
+    assert len(rest) == len(first_pass) - 7
+    assert all(map(same, rest, first_pass[7:]))
+    assert again.state_dict() == {**state, "cells_seen": len(first_pass) * 8}
+
+
+def test_a_state_of_other_batches_is_refused_with_what_differs(config):
+    state = CellLoader(config).state_dict()
+    for change, name in (
+        ({"seed": 6}, "seed: 5"),
+        ({"seq_length": 64}, "tokenizer"),
+        ({"batch_size": 4}, "cells a step: 8"),
+    ):
+        with pytest.raises(ConfigError, match=name):
+            CellLoader(config.replace(**change)).load_state_dict(state)
+
+
+def test_replicas_share_each_step_and_each_cell_has_the_same_mask(config):
+    whole = CellLoader(config.replace(batch_size=8))
+    shares = [CellLoader(config.replace(batch_size=4), replica=Replica(number=k, of=2)) for k in range(2)]
+    for batch, *parts in itertools.islice(zip(whole, *shares, strict=True), 5):
+        together = {}
+        for part in parts:
+            together |= cells_of_batch(part)
+        assert together == cells_of_batch(batch)
+
+
+def test_without_corruption_cells_are_whole_and_have_no_labels(config, first_pass):
+    plain = list(CellLoader(config.replace(corruption=None)))
+    for before, after in zip(plain, first_pass, strict=True):
+        assert "labels" not in before
+        chosen = after["labels"] != -100
+        assert torch.equal(before["input_ids"][~chosen], after["input_ids"][~chosen])
+        assert torch.equal(before["input_ids"][chosen], after["labels"][chosen])
+
+
+def test_a_column_of_obs_becomes_numbers_with_names(config, demo_store):
+    column = demo_store.manifest.obs_columns[0]
+    loader = CellLoader(config.replace(group=column))
+    batch = next(iter(loader))
+    values = demo_store.obs([column])[column].astype(str).to_numpy()
+    assert [loader.group_names[k] for k in batch["group"].tolist()] == values[batch["cell_ids"].numpy()].tolist()
+
+
+def test_validation_is_the_same_every_time_and_has_no_training_cell(config, first_pass):
+    loader = CellLoader(config)
+    first, second = list(loader.validation()), list(loader.validation())
+    assert all(map(same, first, second))
+    held_out = {cell for batch in first for cell in batch["cell_ids"].tolist()}
+    assert len(held_out) == loader.stream.n_validation
+    assert not held_out & {cell for batch in first_pass for cell in batch["cell_ids"].tolist()}
+
+
+def test_the_dataset_gives_the_same_batches_without_workers(config, first_pass):
+    batches = DataLoader(CellIterableDataset(config), batch_size=None)
+    assert all(map(same, itertools.islice(batches, len(first_pass)), first_pass))
+
+
+@OLD_CALL
+def test_worker_processes_give_the_same_batches_and_a_stateful_loader_goes_on_where_it_was(config, first_pass):
+    """One start of workers serves three promises: the order, the state, and the refusal of other workers."""
+    how = {"batch_size": None, "multiprocessing_context": "forkserver"}
+    loader = StatefulDataLoader(CellIterableDataset(config), num_workers=2, **how)
+    batches = iter(loader)
+    assert all(same(next(batches), first_pass[k]) for k in range(5))
+    state = pickle.loads(pickle.dumps(loader.state_dict()))
+    del batches
+    again = StatefulDataLoader(CellIterableDataset(config), num_workers=2, **how)
+    again.load_state_dict(state)
+    batches = iter(again)
+    assert all(same(next(batches), first_pass[k]) for k in range(5, 12))
+
+
+@OLD_CALL
+def test_a_stateful_loader_without_workers_goes_on_where_it_was(config, first_pass):
+    loader = StatefulDataLoader(CellIterableDataset(config), batch_size=None)
+    batches = iter(loader)
+    for _ in range(3):
+        next(batches)
+    again = StatefulDataLoader(CellIterableDataset(config), batch_size=None)
+    again.load_state_dict(loader.state_dict())
+    assert all(map(same, itertools.islice(again, 4), first_pass[3:7]))
+
+
+def test_a_worker_state_of_another_number_of_workers_is_refused(config):
+    dataset = CellIterableDataset(config)
+    with pytest.raises(ConfigError, match="of 2 workers"):
+        dataset.load_state_dict(dataset.state_dict() | {"workers": 2})
+
+
+HIDE = """
+import sys
+class Hide:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith({names}):
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Hide())
+"""
+
+
+def run_hiding(code, *names):
+    return subprocess.run(
+        [sys.executable, "-c", HIDE.format(names=repr(names)) + code], capture_output=True, text=True, check=False
+    )
+
+
+def test_the_loader_needs_neither_model_nor_trainer_nor_megatron(config, first_pass):
+    code = f"""
+from scmf.data.loader import CellLoader, LoaderConfig
+loader = CellLoader(LoaderConfig.model_validate({config.model_dump(exclude={"corruption", "split"})!r}))
+print(next(iter(loader))["cell_ids"].tolist())
+"""
+    done = run_hiding(code, "scmf.model", "scmf.train", "megatron")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == first_pass[0]["cell_ids"].tolist()
+
+
+def test_without_torch_the_error_names_what_to_install():
+    done = run_hiding("import scmf.data.stream, scmf.data.seen; import scmf.data.loader", "torch")
+    assert done.returncode == 1
+    assert "pip install 'scmf-data[torch]'" in done.stderr
+
+
+def test_a_corruption_of_ones_own_is_used(config):
+    batch = next(iter(CellLoader(config.replace(corruption=Corruption(select=1.0, mask=1.0, random=0.0)))))
+    genes = batch["labels"] != -100
+    assert torch.equal(genes, batch["attention_mask"] == 1)
+    assert len(np.unique(batch["input_ids"][genes])) == 1
