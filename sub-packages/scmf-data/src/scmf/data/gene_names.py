@@ -32,6 +32,9 @@ How = Literal[
     "number",
     "empty",
     "not-found",
+    "no-ortholog",
+    "name",
+    "no-gene",
 ]
 HOWS: Final[Mapping[How, str]] = {
     "exact": "a current id or symbol, spelt as the annotation spells it",
@@ -49,6 +52,9 @@ HOWS: Final[Mapping[How, str]] = {
     "number": "a number, not a name; dropped",
     "empty": "no name; dropped",
     "not-found": "a name that the table does not know; dropped",
+    "no-ortholog": "a gene without exactly one partner in the other species; dropped",
+    "name": "a name, kept as it is",
+    "no-gene": "a feature that is no gene (antibody, guide, peak); dropped",
 }
 """What each way of finding an id, or none, means."""
 

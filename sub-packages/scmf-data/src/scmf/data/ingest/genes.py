@@ -4,76 +4,65 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from scmf.data.gene_names import How
+from scmf.data.genes import ENSEMBL, SPECIES_CODES
 from scmf.data.ingest.refusals import refuse
+from scmf.data.ingest.source_genes import ColumnOrigin, GeneWishes, SourceGenes
 from scmf.data.ingest.table import Table
-from scmf.data.manifest import IdSpace, Species
+from scmf.data.manifest import Species
 
-ENSEMBL: Final = re.compile(r"^(ENS([A-Z]{0,6})G\d{11})(\.\d+)?(_PAR_Y)?$")
-"""Stable id, species code (none for human, MUS for mouse), version, and GENCODE's mark of the Y copy."""
-
-_SPECIES: Final[dict[str, Species]] = {"": "human", "MUS": "mouse"}
 _SYMBOL_COLUMNS: Final = ("gene_symbol", "gene_symbols", "feature_name", "gene_name", "gene_short_name", "symbol")
 
-
-@dataclass(frozen=True, slots=True)
-class SourceGenes:
-    """The columns of one source."""
-
-    column: str
-    """Column of var that held the ids; `index` for the index."""
-    ids: tuple[str, ...]
-    """(n_genes,) id of each column, "" for one to drop."""
-    symbols: tuple[str, ...]
-    """(n_genes,) symbol of each column, "" where unknown."""
-    species: frozenset[Species]
-    """Species of the ids kept."""
-    versions_stripped: int = 0
-    other_species: int = 0
-    other_features: int = 0
-    """Columns that are no genes (antibodies, guides) and were left out before."""
-
-    @property
-    def without_id(self) -> int:
-        """Columns dropped for want of an id."""
-        return sum(not i for i in self.ids) - self.other_species - self.other_features
-
-    def among(self, kept: npt.NDArray[np.bool_]) -> SourceGenes:
-        """The same genes as columns of a wider matrix: `kept` says which of its columns they are, in order."""
-        place = np.cumsum(kept) - 1
-        widen = [(int(p), bool(k)) for p, k in zip(place, kept, strict=True)]
-        ids = tuple(self.ids[p] if k else "" for p, k in widen)
-        symbols = tuple(self.symbols[p] if k else "" for p, k in widen)
-        return replace(self, ids=ids, symbols=symbols, other_features=int((~kept).sum()))
+__all__ = ["ENSEMBL", "GeneWishes", "SourceGenes", "check_species", "column_numbers", "find_genes", "number_genes"]
 
 
-@dataclass(frozen=True, slots=True)
-class GeneWishes:
-    """What the user says about genes."""
-
-    column: str | None = None
-    id_space: IdSpace = "ensembl"
-    species: Species | None = None
-
-
-def find_genes(var: Table, wishes: GeneWishes, *, where: str) -> SourceGenes:
+def find_genes(
+    var: Table, wishes: GeneWishes, *, where: str, command: str = "scmf-store convert SRC --dest DIR"
+) -> SourceGenes:
     """Find the gene ids of a table and bring them to the store's form.
 
+    Args:
+        var: the table of the genes.
+        wishes: what the user says about genes.
+        where: file and element, for messages.
+        command: the conversion as a command, for messages.
+
     Raises:
-        InputError: D010, D011 or D012.
+        InputError: D010, D011, D012 or D013.
     """
     texts = _text_columns(var, wishes, where)
     if wishes.id_space == "symbols":
+        if wishes.orthologs:
+            what = "orthologs are known by Ensembl id, and --gene-ids symbols keeps names"
+            raise refuse("D010", what, where=where, fix=command.replace("--gene-ids symbols", "--gene-ids map"))
         return _named_genes(texts, wishes, where)
+    if wishes.map_names:
+        from scmf.data.ingest.gene_mapping import map_genes
+
+        genes = map_genes(texts, wishes, _symbols(var, "index"), where=where, command=command)
+    else:
+        genes = _own_ids(var, texts, wishes, where=where, command=command)
+    if wishes.orthologs is None:
+        return genes
+    from scmf.data.ingest.gene_mapping import to_human
+
+    return to_human(genes, where=where, command=command)
+
+
+def _own_ids(
+    var: Table, texts: dict[str, npt.NDArray[Any]], wishes: GeneWishes, *, where: str, command: str
+) -> SourceGenes:
+    """The file's own Ensembl ids."""
     share = {column: _ensembl_share(values) for column, values in texts.items()}
     best = max(share, key=lambda c: share[c])  # the first of equals: the index, then the order of the columns
     if share[best] < 0.5:
-        raise _no_ids(texts, wishes, where)
+        raise _no_ids(texts, wishes, where=where, command=command)
     return _keep_species(_ensembl_genes(best, texts[best], _symbols(var, best)), wishes.species, where)
 
 
@@ -120,12 +109,18 @@ def _ensembl_share(texts: npt.NDArray[Any]) -> float:
     return n_ids / max(1, len([t for t in texts if t]))
 
 
-def _no_ids(texts: dict[str, npt.NDArray[Any]], wishes: GeneWishes, where: str) -> Exception:
+def _no_ids(texts: dict[str, npt.NDArray[Any]], wishes: GeneWishes, *, where: str, command: str) -> Exception:
+    from scmf.data.ingest.gene_mapping import advise
+
     seen = "; ".join(f"{column}: {', '.join(values[:3])}" for column, values in texts.items())
     number = "D010" if wishes.column is None else "D011"
+    what = f"no column of var holds Ensembl gene ids ({seen})"
+    advice = advise(texts, command=command)
+    if advice is not None:
+        return refuse(number, f"{what}, but {advice[0]}", where=where, fix=advice[1])
     return refuse(
         number,
-        f"no column of var holds Ensembl gene ids ({seen})",
+        what,
         where=where,
         fix="add a column of Ensembl ids to var and name it with --gene-column NAME; or, to keep the names "
         "as they are, --gene-ids symbols (the shipped vocabularies will not match)",
@@ -134,15 +129,20 @@ def _no_ids(texts: dict[str, npt.NDArray[Any]], wishes: GeneWishes, where: str) 
 
 def _ensembl_genes(column: str, texts: npt.NDArray[Any], symbols: tuple[str, ...]) -> SourceGenes:
     matches = [ENSEMBL.match(t) for t in texts]
-    ids = tuple(m.group(1) if m else "" for m in matches)
     codes = {m.group(2) for m in matches if m}
     return SourceGenes(
         column=column,
-        ids=ids,
+        ids=tuple(m.group(1) if m else "" for m in matches),
         symbols=symbols,
-        species=frozenset(_SPECIES.get(c, "other") for c in codes),
-        versions_stripped=sum(bool(m and (m.group(3) or m.group(4))) for m in matches),
+        species=frozenset(SPECIES_CODES.get(c, "other") for c in codes),
+        origins=tuple(ColumnOrigin(str(t), _how(str(t), m)) for t, m in zip(texts, matches, strict=True)),
     )
+
+
+def _how(text: str, match: re.Match[str] | None) -> How:
+    if match is None:
+        return "not-found" if text else "empty"
+    return "exact" if match.group(1) == text else "version-stripped"
 
 
 def _keep_species(genes: SourceGenes, species: Species | None, where: str) -> SourceGenes:
@@ -157,14 +157,15 @@ def _keep_species(genes: SourceGenes, species: Species | None, where: str) -> So
             where=where,
             fix="leave out --species, or name the right one",
         )
-    dropped = sum(bool(i) for i in genes.ids) - sum(bool(i) for i in kept)
-    return replace(genes, ids=kept, species=frozenset({species}), other_species=dropped)
+    lost = [bool(i) and not k for i, k in zip(genes.ids, kept, strict=True)]
+    origins = tuple(o._replace(how="other-species") if gone else o for o, gone in zip(genes.origins, lost, strict=True))
+    return replace(genes, ids=kept, species=frozenset({species}), origins=origins)
 
 
 def species_of(gene: str) -> Species:
     """Species of an Ensembl id."""
     match = ENSEMBL.match(gene)
-    return _SPECIES.get(match.group(2), "other") if match else "other"
+    return SPECIES_CODES.get(match.group(2), "other") if match else "other"
 
 
 def _named_genes(texts: dict[str, npt.NDArray[Any]], wishes: GeneWishes, where: str) -> SourceGenes:
@@ -173,7 +174,8 @@ def _named_genes(texts: dict[str, npt.NDArray[Any]], wishes: GeneWishes, where: 
     if all(n.isdigit() for n in names):
         raise refuse("D010", f"the names of the genes are numbers: {', '.join(names[:3])}", where=where)
     species = frozenset({wishes.species}) if wishes.species else frozenset[Species]()
-    return SourceGenes(column=column, ids=names, symbols=names, species=species)
+    origins = tuple(ColumnOrigin(name, "name" if name else "empty") for name in names)
+    return SourceGenes(column=column, ids=names, symbols=names, species=species, origins=origins)
 
 
 def _symbols(var: Table, id_column: str) -> tuple[str, ...]:
