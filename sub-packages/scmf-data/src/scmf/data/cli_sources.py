@@ -23,10 +23,16 @@ def add_source_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--gene-ids",
         default="ensembl",
-        choices=("ensembl", "symbols"),
-        help="identity of a gene (default: ensembl)",
+        choices=("ensembl", "map", "symbols"),
+        help="the file's Ensembl ids (default: ensembl), its names mapped to them, or its names as they are",
     )
     parser.add_argument("--species", choices=("human", "mouse"), help="keep the genes of this species only")
+    parser.add_argument(
+        "--orthologs", choices=("human",), help="give mouse genes the ids of their one-to-one human orthologs"
+    )
+    parser.add_argument(
+        "--gene-report", type=Path, metavar="FILE", help="CSV file to make: what became of every column, and how"
+    )
     parser.add_argument(
         "--memory", default=512 << 20, type=parse_bytes, metavar="BYTES", help="stay within this (default: 512MiB)"
     )
@@ -39,7 +45,14 @@ def source_options(options: argparse.Namespace) -> ConvertOptions:
 
     return ConvertOptions(
         counts=options.counts,
-        genes=GeneWishes(column=options.gene_column, id_space=options.gene_ids, species=options.species),
+        genes=GeneWishes(
+            column=options.gene_column,
+            id_space="symbols" if options.gene_ids == "symbols" else "ensembl",
+            map_names=options.gene_ids == "map",
+            species=options.species,
+            orthologs=options.orthologs,
+        ),
+        gene_report=options.gene_report,
         memory=options.memory,
     )
 

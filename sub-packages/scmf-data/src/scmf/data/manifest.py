@@ -80,6 +80,12 @@ class SourceRecord(Config):
     """Columns dropped because they are no genes: antibodies, guides, peaks."""
     repeated_columns: NonNegativeInt = 0
     """Columns added to an earlier column of the same id."""
+    genes_found: dict[str, NonNegativeInt] = Field(default_factory=dict)
+    """Columns by how their ids were found: keys of `scmf.data.gene_names.HOWS`."""
+    gene_table: str | None = None
+    """Species and fingerprint of the table with which names were mapped; null where the ids are the source's own."""
+    orthologs: str | None = None
+    """Which ids were replaced by those of orthologs, and by which table; null: none."""
     versions_stripped: NonNegativeInt = 0
     """Ids that carried a version (ENSG00000141510.16)."""
     values_rounded: NonNegativeInt = 0
@@ -93,6 +99,15 @@ class NamedSplit(Config):
     """Rules as `scmf-store subset --where` takes them, such as `donor_id=d1,d2`; see scmf.data.where."""
     validation: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
+
+
+class RankOrder(Config):
+    """That the values of every cell stand in rank order, and by which vocabulary."""
+
+    vocabulary: str
+    """Name of the vocabulary."""
+    fingerprint: str
+    """Of the vocabulary, its medians included: the order is good for no other."""
 
 
 class Manifest(Config):
@@ -124,6 +139,9 @@ class Manifest(Config):
     """Cells with the same counts in the same genes as an earlier cell of the store; null where nobody looked."""
     history: tuple[str, ...] = ()
     """What was done to the store since its sources were converted: added, merged, chosen, dropped."""
+
+    rank_order: RankOrder | None = None
+    """Set by `scmf-store rank-order`: genes are not rising inside a cell, but ranked, those without a token last."""
 
     @property
     def fingerprint(self) -> str:
