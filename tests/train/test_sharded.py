@@ -15,6 +15,8 @@ from support.tiny import train, train_loading, train_saving
 DROPOUT = {"model__hidden_dropout": 0.1, "model__attention_dropout": 0.1}
 TENSOR = {"trainer__parallel__tensor": 2}
 PIPELINE = {"trainer__parallel__pipeline": 2}
+INTERLEAVED = PIPELINE | {"trainer__parallel__interleave": 2}
+SHARD = {"trainer__parallel__shard_optimizer": True}
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +39,9 @@ def save_after_six(folder, ranks, changes):
         pytest.param(2, TENSOR | DROPOUT, id="TP2, dropout"),
         pytest.param(2, PIPELINE, id="PP2"),
         pytest.param(2, {}, id="DP2"),
+        pytest.param(2, SHARD | DROPOUT, id="DP2, sharded optimizer, dropout"),
+        pytest.param(2, SHARD | {"trainer__precision": "bf16"}, id="DP2, sharded optimizer, bf16"),
+        pytest.param(2, INTERLEAVED, id="PP2x2"),
     ],
 )
 def test_a_run_resumed_in_the_same_layout_is_bit_equal_to_the_run_never_cut(ranks, changes, tmp_path):
@@ -53,6 +58,9 @@ def test_a_run_resumed_in_the_same_layout_is_bit_equal_to_the_run_never_cut(rank
         pytest.param((2, {}), (1, {}), id="DP2 -> 1"),
         pytest.param((1, {}), (4, TENSOR | PIPELINE), id="1 -> TP2xPP2"),
         pytest.param((2, PIPELINE), (2, TENSOR | {"trainer__parallel__sequence": True}), id="PP2 -> TP2xSP"),
+        pytest.param((2, SHARD), (1, {}), id="sharded optimizer -> 1"),
+        pytest.param((1, {}), (3, SHARD), id="1 -> sharded optimizer on 3"),
+        pytest.param((4, SHARD | TENSOR), (2, INTERLEAVED), id="TP2, sharded optimizer -> PP2x2"),
     ],
 )
 def test_a_run_resumed_in_another_layout_meets_the_run_never_cut(saved, resumed, uncut, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import sys
@@ -33,6 +34,21 @@ def use_device(device: torch.device) -> None:
 def peak_memory(device: torch.device) -> int:
     """Largest number of bytes that tensors have held on a GPU since the start; 0 on a CPU."""
     return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else 0  # noqa: TID251
+
+
+def release_memory(device: torch.device) -> None:
+    """Hand back what tensors that are gone have held."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # noqa: TID251
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation has failed, on a GPU or on the host, where torch raises a plain RuntimeError."""
+    words = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
 
 
 def device_name(device: torch.device) -> str:

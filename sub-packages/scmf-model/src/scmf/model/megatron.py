@@ -108,3 +108,7 @@ def hush_megatron() -> None:
         r"`load_state_dict` is deprecated and will be removed in future versions",
     ):
         warnings.filterwarnings("ignore", message=message, category=FutureWarning)
+    # Its distributed optimizer clears the gradients of views of the parameters.
+    warnings.filterwarnings(
+        "ignore", message=r"The \.grad attribute of a Tensor that is not a leaf", category=UserWarning
+    )

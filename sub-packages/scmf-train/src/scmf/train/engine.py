@@ -17,7 +17,7 @@ from scmf.model.encoder import Encoder, VocabularyShape
 from scmf.model.megatron import MegatronOptimizer
 from scmf.model.seam import cuda_type_names
 from scmf.train.config import MainConfig
-from scmf.train.gradients import squared_norm, wrap_stages
+from scmf.train.gradients import gather_parameters, squared_norm, wrap_stages
 from scmf.train.layout import Layout, seed_step
 from scmf.train.optimizer import apply_settings, build_optimizer, update
 from scmf.train.schedule import learning_rate
@@ -125,6 +125,7 @@ class Engine:
 
     def stage(self) -> WriteShards:
         """Copy this rank's state to the host, for a save that is written while the run goes on; collective."""
+        gather_parameters(self.passes.models)
         return stage_shards(self._staging, stages=self.stages, optimizer=self.optimizer, layout=self.layout)
 
     def save(self, folder: Path) -> None:

@@ -72,6 +72,18 @@ def all_targets(targets: Tensor, groups: Any) -> Tensor:
     return targets.clamp(min=1).float()
 
 
+def gather_parameters(models: Sequence[Any]) -> None:
+    """Bring every parameter up to date on every rank; collective. Sharded updates are gathered by the next forward
+    pass otherwise.
+
+    Args:
+        models: from `wrap_stages`.
+    """
+    for model in models:
+        if model.ddp_config.overlap_param_gather:
+            model.start_param_sync(force_sync=True)
+
+
 def squared_norm(optimizer: MegatronOptimizer) -> Tensor:
     """Square of the L2 norm of the whole gradient, () float64 on the device, the same on every rank.
 

@@ -18,6 +18,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from scmf.core.errors import CheckpointError
 from scmf.model.megatron import MegatronOptimizer, dist_checkpointing
 from scmf.train.layout import Layout
+from scmf.train.optimizer_state import optimizer_entries, take_optimizer
 from scmf.train.staging import Staging, WriteShards
 from scmf.train.world import lost_contact
 
@@ -62,7 +63,7 @@ def stage_shards(staging: Staging, *, stages: Stages, optimizer: MegatronOptimiz
     Returns:
         What writes the copies into a folder; collective, from any thread.
     """
-    return staging.take(_sharded_state(stages, optimizer, layout, loading=False))
+    return staging.take(_sharded_state(stages, optimizer, layout))
 
 
 def load_shards(folder: Path, *, stages: Stages, optimizer: MegatronOptimizer, layout: Layout) -> None:
@@ -72,11 +73,13 @@ def load_shards(folder: Path, *, stages: Stages, optimizer: MegatronOptimizer, l
         CheckpointError: unreadable, or of another model.
     """
     check_index(folder)
-    wanted = _sharded_state(stages, optimizer, layout, loading=True)
+    wanted = _sharded_state(stages, optimizer, layout)
+    # The state read comes in other tensors or in these: Megatron decides.
+    places = {key: entry.data for key, entry in wanted["optimizer"]["tensors"].items()}
     state = _load(folder, wanted)
     _take_weights(stages, state["model"])
     with torch.no_grad():
-        optimizer.load_state_dict(state["optimizer"])
+        take_optimizer(optimizer, state["optimizer"], places)
 
 
 def load_weights(folder: Path, *, stages: Stages, layout: Layout) -> None:
@@ -152,11 +155,9 @@ def _sharded_weights(stages: Stages, layout: Layout) -> dict[str, Any]:
     }
 
 
-def _sharded_state(stages: Stages, optimizer: MegatronOptimizer, layout: Layout, *, loading: bool) -> dict[str, Any]:
+def _sharded_state(stages: Stages, optimizer: MegatronOptimizer, layout: Layout) -> dict[str, Any]:
     weights = _sharded_weights(stages, layout)
-    state = {"model": weights}
-    entries = optimizer.sharded_state_dict(dict(state), is_loading=loading, metadata=_metadata(layout))
-    return {**state, "optimizer": entries}
+    return {"model": weights, "optimizer": optimizer_entries(optimizer, weights)}
 
 
 def _load(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
