@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,9 @@ from scmf.data.ingest.blocks import RawBlock, iter_blocks
 from scmf.data.ingest.counts import FAULTS, elements_with_counts
 from scmf.data.ingest.filler import Fault, PartFiller, Tally
 from scmf.data.ingest.genes import column_numbers
+from scmf.data.ingest.inspection import make_plan
 from scmf.data.ingest.kernels import first_fault
-from scmf.data.ingest.plan import ConvertOptions, Plan, SourcePlan, make_plan
+from scmf.data.ingest.plan import ConvertOptions, Plan, Request, SourcePlan
 from scmf.data.ingest.progress import Progress
 from scmf.data.ingest.refusals import refuse
 from scmf.data.ingest.source import ReadWishes, Source, open_source, reading
@@ -59,7 +61,7 @@ def convert(sources: Sequence[Path], dest: Path, options: ConvertOptions, *, log
         StoreError: a destination that exists, or a disk that is full. Nothing is left in the way.
     """
     with StoreWriter(dest, overwrite=options.overwrite) as writer:
-        plan = make_plan(sources, dest, options, scratch=writer.scratch)
+        plan = make_plan(Request(tuple(sources), options, dest), log=log, scratch=writer.scratch)
         for line in (line for source in plan.sources for line in source.lines()):
             log(line)
         try:
@@ -151,7 +153,7 @@ class _Source:
             number,
             f"{element} holds {name}: {', '.join(self._offenders(file, block, fault))}",
             where=f"{self.source.path}: {element}",
-            fix=f"{self.plan.command} --counts {others[0]}" if others else None,
+            fix=f"{self.plan.command} --counts {shlex.quote(others[0])}" if others else None,
         )
 
     def _offenders(self, file: Source, block: RawBlock, fault: Fault) -> list[str]:

@@ -6,16 +6,17 @@ refuses the file at the first that is no count. So a choice may be refused later
 
 from __future__ import annotations
 
-import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from scmf.core.command import nearest
 from scmf.data.ingest import kernels
 from scmf.data.ingest.blocks import value_type
-from scmf.data.ingest.refusals import refuse
+from scmf.data.ingest.findings import refuse
 from scmf.data.ingest.source import Matrix, Source, reading
 
 Array = npt.NDArray[Any]
@@ -49,6 +50,8 @@ class Choice:
 
     matrix: Matrix
     reason: str
+    named: bool = False
+    """Whether the user has named it."""
 
 
 def look(file: Source, matrix: Matrix) -> Verdict:
@@ -67,22 +70,22 @@ def look(file: Source, matrix: Matrix) -> Verdict:
     return Verdict(0, f"integers {known.min():.0f} to {known.max():.0f} in {n_values:,} values looked at")
 
 
-def choose_counts(file: Source, *, wish: str, command: str) -> Choice:
+def choose_counts(file: Source, *, wish: str, command: Callable[..., str]) -> Choice:
     """Find the raw counts.
 
     Args:
         file: its matrices are tried in the order X, raw.X, layers.
         wish: `auto`, or the element that the user names.
-        command: the conversion as a command, for messages: `scmf-store convert SRC --dest DIR`.
+        command: the user's command with other wishes, for messages: `command(counts="raw.X")`.
 
     Raises:
-        InputError: D005 to D009, D014.
+        InputError: D005 to D009, D013, D014.
     """
     matrices = file.matrices()
     if wish != "auto":
         return _named(file, matrices, wish, command)
     if why := file.must_name():
-        raise refuse("D013", why, where=str(file.path), fix=f"{command} --counts {shlex.quote(next(iter(matrices)))}")
+        raise refuse("D013", why, where=str(file.path), fix=command(counts=next(iter(matrices))))
     verdicts: dict[str, Verdict] = {}
     for element, matrix in matrices.items():
         verdicts[element] = look(file, matrix)
@@ -105,15 +108,17 @@ def elements_with_counts(file: Source, *, but: str) -> list[str]:
     return [e for e, matrix in file.matrices().items() if e != but and not look(file, matrix).fault]
 
 
-def _named(file: Source, matrices: dict[str, Matrix], wish: str, command: str) -> Choice:
+def _named(file: Source, matrices: dict[str, Matrix], wish: str, command: Callable[..., str]) -> Choice:
     if wish not in matrices:
-        raise refuse("D005", f"the file has no {wish}; it has {', '.join(matrices)}", where=str(file.path))
+        near = nearest(wish, matrices) or (next(iter(matrices)) if len(matrices) == 1 else None)
+        what = f"the file has no {wish}; it has {', '.join(matrices)}"
+        raise refuse("D005", what, where=str(file.path), fix=command(counts=near) if near else None)
     verdict = look(file, matrices[wish])
     if verdict.fault:
         others = elements_with_counts(file, but=wish)
-        fix = f"{command} --counts {others[0]}" if others else None
+        fix = command(counts=others[0]) if others else None
         raise refuse(FAULTS[verdict.fault][0], f"{wish} holds {verdict.text}", where=f"{file.path}: {wish}", fix=fix)
-    return Choice(matrices[wish], f"named by --counts; {verdict.text}")
+    return Choice(matrices[wish], f"named by --counts; {verdict.text}", named=True)
 
 
 def _reason(verdicts: dict[str, Verdict]) -> str:

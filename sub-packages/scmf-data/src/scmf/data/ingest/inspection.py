@@ -24,12 +24,12 @@ from scmf.data.ingest.genes import SourceGenes, check_species, number_genes
 from scmf.data.ingest.known_genes import VocabularyShare, vocabulary_findings, vocabulary_shares
 from scmf.data.ingest.mend import Mender
 from scmf.data.ingest.plan import Plan, Request, SourcePlan, check_tables, source_genes
+from scmf.data.ingest.progress import Progress
 from scmf.data.ingest.source import Matrix, ReadWishes, Source, open_source, reading
 from scmf.data.ingest.survey import Survey, survey
 
 Array = npt.NDArray[Any]
 Log = Callable[[str], None]
-Progress = Callable[[int], None]
 T = TypeVar("T")
 
 _VALUE_NUMBERS = {number for number, _ in FAULTS.values()}
@@ -100,19 +100,16 @@ def make_plan(request: Request, *, log: Log, scratch: Path) -> Plan:
     return Plan(plans, number_genes(genes), species, request.command(counts="auto"), found.together)
 
 
-def inspect_sources(
-    request: Request, *, full: bool = False, scratch: Path | None = None, on_cells: Progress = lambda _: None
-) -> Inspections:
+def inspect_sources(request: Request, *, full: bool = False, scratch: Path | None = None) -> Inspections:
     """Look at every source.
 
     Args:
         request: the sources and wishes.
         full: look at every value, instead of windows.
         scratch: folder in which unpacked text may stay; None: it is thrown away.
-        on_cells: takes the number of cells of each block looked at, for progress.
     """
     with tempfile.TemporaryDirectory(prefix="scmf-check-") as folder:
-        look_at = _Look(request, full, scratch, Path(folder), on_cells)
+        look_at = _Look(request, full, scratch, Path(folder))
         sources = tuple(look_at.source(path, name) for path, name in zip(request.sources, request.names, strict=True))
     return Inspections(sources, tuple(_together(request, sources)))
 
@@ -127,7 +124,6 @@ class _Look:
     """Folder for unpacked text."""
     folder: Path
     """Folder for turning matrices."""
-    on_cells: Progress
 
     def source(self, path: Path, name: str) -> Inspection:
         """Everything about one source."""
@@ -159,8 +155,9 @@ class _Look:
             found.plan = _source_plan(file, name, choose, found)
 
     def _survey(self, matrix: Matrix) -> Survey:
-        memory = self.request.options.memory
-        return survey(matrix, full=self.full, memory=memory, scratch=self.folder, on_cells=self.on_cells)
+        memory, title = self.request.options.memory, f"checking {matrix.path.name}"
+        with Progress(title, matrix.n_cells) as progress:
+            return survey(matrix, full=self.full, memory=memory, scratch=self.folder, on_cells=progress.advance)
 
     def _values(self, looked: Looked, found: Inspection, choice: Choice | None) -> list[Finding]:
         """Findings about values; those of the whole look replace that of the first glance at the same fault."""

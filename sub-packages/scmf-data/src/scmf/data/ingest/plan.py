@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from scmf.data.ingest.counts import choose_counts
-from scmf.data.ingest.genes import GeneWishes, SourceGenes, check_species, find_genes, number_genes
-from scmf.data.ingest.refusals import refuse
-from scmf.data.ingest.source import Layout, Matrix, ReadWishes, Source, open_source, reading
+from scmf.core.text import counted
+from scmf.data.ingest.findings import Finding, refuse
+from scmf.data.ingest.genes import GeneWishes, SourceGenes, find_genes
+from scmf.data.ingest.known_genes import VocabularyShare
+from scmf.data.ingest.making import Making
+from scmf.data.ingest.source import Layout, Matrix, Source
 from scmf.data.ingest.table import RowsTable
 from scmf.data.manifest import Species
 
@@ -25,27 +26,66 @@ class ConvertOptions:
     genes: GeneWishes = field(default_factory=GeneWishes)
     memory: int = 512 << 20
     """Bytes that the process should stay within."""
-    cells_per_part: int = 1_000_000
+    cells_per_part: int | None = None
+    """None: even parts of at most a million."""
     overwrite: bool = False
+    making: Making = field(default_factory=Making)
+    gene_report: Path | None = None
+    """CSV file to make, with a row a column of every source: its name, its id, and how it was found."""
     cells_in: Literal["rows", "columns"] | None = None
     """Where the cells of a plain table or matrix are; None: found by the genes' names, or refused."""
     obsm: tuple[str, ...] = ()
     """Arrays of obsm to carry over."""
 
     def flags(self) -> list[str]:
-        """The wishes that are not the defaults, but for `--counts`, as the command spells them."""
+        """The wishes that are not the defaults, as the command spells them."""
         usual, genes = ConvertOptions(), self.genes
         said = [
             ("--gene-column", genes.column, None),
-            ("--gene-ids", genes.id_space, usual.genes.id_space),
+            ("--gene-ids", genes.gene_ids, usual.genes.gene_ids),
             ("--species", genes.species, None),
+            ("--orthologs", genes.orthologs, None),
+            ("--gene-report", self.gene_report, None),
             ("--memory", self.memory, usual.memory),
             ("--cells-per-part", self.cells_per_part, usual.cells_per_part),
             ("--cells-in", self.cells_in, None),
             ("--obsm", ",".join(self.obsm), ""),
         ]
         flags = [text for name, value, default in said if value != default for text in (name, str(value))]
-        return [*flags, *(["--overwrite"] if self.overwrite else [])]
+        counts = [] if self.counts == usual.counts else ["--counts", self.counts]
+        return [*flags, *self.making.flags(), *(["--overwrite"] if self.overwrite else []), *counts]
+
+    def changed(self, **changes: Any) -> ConvertOptions:
+        """A copy with other wishes; those about genes go by their own names (`species`, `column`, `id_space`)."""
+        genes = {name: changes.pop(name) for name in list(changes) if hasattr(self.genes, name)}
+        return replace(self, genes=replace(self.genes, **genes), **changes)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a user has asked for."""
+
+    sources: tuple[Path, ...]
+    options: ConvertOptions
+    dest: Path | None = None
+    """Where the store will be; None when the sources are only checked."""
+
+    @property
+    def names(self) -> list[str]:
+        """What a store calls the sources: their names, with their folders where two share one."""
+        twice = {p.name for p in self.sources if [q.name for q in self.sources].count(p.name) > 1}
+        return [f"{p.absolute().parent.name}/{p.name}" if p.name in twice else p.name for p in self.sources]
+
+    def converting(self, dest: str) -> Request:
+        """The same for the command that converts."""
+        return replace(self, dest=Path(dest))
+
+    def command(self, *, sources: tuple[Path, ...] | None = None, **changes: Any) -> str:
+        """The user's command for a shell, with other sources or wishes."""
+        verb = ["check"] if self.dest is None else ["convert"]
+        dest = [] if self.dest is None else ["--dest", str(self.dest)]
+        words = [*verb, *map(str, sources or self.sources), *dest, *self.options.changed(**changes).flags()]
+        return shlex.join(["scmf-store", *words])
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +105,21 @@ class SourcePlan:
     """Why this element."""
     n_cells: int
     n_genes: int
+    n_stored: int
+    """Values stored in the source; all of them in a dense one."""
     genes: SourceGenes
+    findings: tuple[Finding, ...] = ()
+    """Warnings and notes; an error leaves no plan."""
+    shares: tuple[VocabularyShare, ...] = ()
+    """What the shipped vocabularies know of it."""
 
     def lines(self) -> list[str]:
-        """What was chosen and why, for people."""
+        """What was chosen and why, and what was found, for people."""
+        notes = [f"  note:   SCMF-{f.number}: {f.what}" for f in self.findings if f.severity == "note"]
+        return [*self.facts(), *notes, *(str(f) for f in self.findings if f.severity == "warning")]
+
+    def facts(self) -> list[str]:
+        """What was chosen and why."""
         genes = self.genes
         kept = sum(bool(i) for i in genes.ids)
         notes = [f"{kept:,} of {self.n_genes:,} columns have an id"]
@@ -85,6 +136,8 @@ class SourcePlan:
             *(f"  note:   {note}" for note in self.notes),
             f"  counts: {self.element} ({self.reason})",
             f"  genes:  var column {genes.column}; {'; '.join(notes)}",
+            *(f"  genes:  {line}" for line in genes.lines()),
+            *(f"  tokens: {share}" for share in self.shares),
         ]
 
 
@@ -98,32 +151,13 @@ class Plan:
     species: Species | None
     command: str
     """The conversion as a command, for messages."""
+    together: tuple[Finding, ...] = ()
+    """Warnings and notes about the sources as a set."""
 
     @property
     def n_cells(self) -> int:
         """Cells of all sources."""
         return sum(s.n_cells for s in self.sources)
-
-
-def make_plan(sources: Sequence[Path], dest: Path, options: ConvertOptions, *, scratch: Path | None = None) -> Plan:
-    """Look at every source before the first byte is written.
-
-    Args:
-        sources: the paths.
-        dest: where the store will be.
-        options: the user's wishes.
-        scratch: folder in which unpacked text may stay for the conversion; None: unpacked text is thrown away.
-
-    Raises:
-        InputError: a source that cannot be converted, with its number.
-    """
-    plans = []
-    for path, name in zip(sources, _names(sources), strict=True):
-        command = shlex.join(["scmf-store", "convert", *map(str, sources), "--dest", str(dest), *options.flags()])
-        with open_source(path, ReadWishes(options.cells_in, scratch)) as file, reading(path, "its tables and matrices"):
-            plans.append(_plan_source(file, name, options, command))
-    species = check_species({str(p.path): p.genes for p in plans})
-    return Plan(tuple(plans), number_genes([p.genes for p in plans]), species, command)
 
 
 def check_tables(file: Source, matrix: Matrix) -> None:
@@ -137,36 +171,22 @@ def check_tables(file: Source, matrix: Matrix) -> None:
     file.obs_rows(0, 1, element=matrix.element)  # better now than after an hour
 
 
-def _plan_source(file: Source, name: str, options: ConvertOptions, command: str) -> SourcePlan:
-    choice = choose_counts(file, wish=options.counts, command=command)
-    matrix = choice.matrix
-    check_tables(file, matrix)
-    genes = _genes(file, matrix.element, options)
+def source_genes(file: Source, element: str, request: Request) -> SourceGenes:
+    """Genes of the matrix's columns; those that are no genes do not take part in the search for ids.
+
+    Raises:
+        InputError: D010 to D013.
+    """
+    genes = _find(file, element, request)
     if not any(genes.ids):
-        raise refuse("D012", f"none of the {matrix.n_genes:,} columns has an id", where=str(file.path))
-    return SourcePlan(
-        path=file.path,
-        format=file.format,
-        notes=tuple(file.notes(matrix.element)),
-        name=name,
-        element=matrix.element,
-        layout=matrix.layout,
-        reason=choice.reason,
-        n_cells=matrix.n_cells,
-        n_genes=matrix.n_genes,
-        genes=genes,
-    )
+        what = f"none of the {counted(len(genes.ids), 'column')} has an id"
+        raise refuse("D012", what, where=f"{file.path}: var")
+    return genes
 
 
-def _genes(file: Source, element: str, options: ConvertOptions) -> SourceGenes:
-    """Genes of the matrix's columns; those that are no genes do not take part in the search for ids."""
-    var, kept = file.var(element), file.kept_columns(element)
-    where = f"{file.path}: var of {element}"
+def _find(file: Source, element: str, request: Request) -> SourceGenes:
+    var, kept, wishes = file.var(element), file.kept_columns(element), request.options.genes
+    where, command = f"{file.path}: var of {element}", request.command()
     if kept is None:
-        return find_genes(var, options.genes, where=where)
-    return find_genes(RowsTable(var, kept), options.genes, where=where).among(kept)
-
-
-def _names(sources: Sequence[Path]) -> list[str]:
-    twice = {p.name for p in sources if [q.name for q in sources].count(p.name) > 1}
-    return [f"{p.absolute().parent.name}/{p.name}" if p.name in twice else p.name for p in sources]
+        return find_genes(var, wishes, where=where, command=command)
+    return find_genes(RowsTable(var, kept), wishes, where=where, command=command).among(kept)
