@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from scmf.core.command import Parser
 from scmf.core.errors import run_command
-from scmf.data import cli_ledger
+from scmf.data import cli_check, cli_ledger
+from scmf.data.cli_check import add_check
 from scmf.data.cli_ledger import add_ledger, add_seen
 from scmf.data.cli_sources import add_source_flags, source_options
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 _EXAMPLES: Final = """\
 examples:
+  scmf-store check pbmc.h5ad
   scmf-store convert pbmc.h5ad --dest data/pbmc
   scmf-store convert a.h5ad b.h5ad --dest data/both --counts layers/counts --species human
   scmf-store info data/pbmc
@@ -65,6 +67,7 @@ def _positive(text: str) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = _command(None, "scmf-store", "Cell stores: make, look at, check, measure, tokenize.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
+    add_check(_command(commands, "check", "Say everything that is wrong with sources.", run=cli_check.check))
     _add_convert(commands)
     info = _command(commands, "info", "Print what a store holds.", run=_info)
     info.add_argument("--json", action="store_true", help="the facts as one JSON object")
@@ -89,7 +92,7 @@ def _command(commands: Any, name: str, text: str, *, run: Callable[..., int] | N
         return Parser(prog=name, **looks)
     parser: argparse.ArgumentParser = commands.add_parser(name, help=text, **looks)
     parser.set_defaults(run=run)
-    if name not in {"convert", "seen"}:
+    if name not in {"check", "convert", "seen"}:
         parser.add_argument("store", type=Path, metavar="DIR", help="folder of the store")
     return parser
 
