@@ -46,7 +46,7 @@ def save(folder, step, val_loss=None, content=b"weights"):
 
 def stage(content=b"weights"):
     """What an engine's `stage` returns, with one small shard."""
-    return lambda: lambda path, group: (path / "shard").write_bytes(content)
+    return lambda: lambda path, _group: (path / "shard").write_bytes(content)
 
 
 def names(folder):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import tempfile
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from scmf.core.config import require
 from scmf.core.config_write import to_yaml
 from scmf.core.text import counted
+from scmf.data.config import DataConfig
 from scmf.data.masks import Corruption
 from scmf.data.stream import CellStream, Replica
 from scmf.model.config import MlmTask
@@ -23,6 +24,7 @@ from scmf.train.config import MainConfig, with_steps
 from scmf.train.console import Console
 from scmf.train.engine import Engine
 from scmf.train.layout import Layout
+from scmf.train.memory import describe_microbatch, fit_microbatch
 from scmf.train.metrics import Metrics, MetricsFile, MetricSink, TensorBoardMirror
 from scmf.train.run_directory import RunDirectory, start_record
 from scmf.train.signals import REQUEUE
@@ -43,6 +45,8 @@ class Resolved:
     ranks: int
     replicas: int
     max_steps: int
+    microbatch: str = "as configured"
+    """What the `data` section's microbatch became where the one asked for did not fit into memory."""
 
 
 def open_cells(config: MainConfig, layout: Layout) -> CellStream:
@@ -93,11 +97,29 @@ def build_trainer(config: MainConfig, layout: Layout) -> tuple[Trainer, Resolved
         max_steps=resolved.max_steps,
         precision=resolved.precision,
     )
+    smaller = fit_memory(config, engine)
+    if smaller is not config.data:
+        config = config.replace(data=smaller)
+        resolved = replace(resolved, microbatch=describe_microbatch(smaller))
+        stream = together(lambda: open_cells(config, layout))
     directory = RunDirectory(Path(config.trainer.result_dir))
     files = {"config.yaml": to_yaml(config).encode()} if layout.world.is_first else {}
     if layout.world.is_first:
         files["vocabulary.parquet"] = _vocabulary_file(stream)
     return Trainer(config, engine=engine, stream=stream, directory=directory, files=files), resolved
+
+
+def fit_memory(config: MainConfig, engine: Engine) -> DataConfig:
+    """The `data` section with a microbatch that fits, where trainer.faults.probe_memory asks to try.
+
+    Raises:
+        MachineError: none fits.
+    """
+    wanted, layout = config.trainer.on_fault.probe_memory, engine.layout
+    if wanted is False or (wanted == "auto" and layout.world.device.type == "cpu"):
+        return config.data
+    masked = require(config.model.task, MlmTask, key="model.task").select
+    return fit_microbatch(config.data, engine, masked=masked, align=math.lcm(ALIGN, layout.model.tensor))
 
 
 def run(config: MainConfig, layout: Layout, *, resume: str | None) -> int:
@@ -172,6 +194,8 @@ def describe(trainer: Trainer, resolved: Resolved) -> list[str]:
             f"{resolved.max_steps * batch / stream.n_train:.1f} epochs"
         ),
     ]
+    if resolved.microbatch != Resolved.microbatch:
+        lines.append(f"memory the microbatch asked for did not fit; {resolved.microbatch} does, {batch:,} cells a step")
     if batch > stream.n_train:
         lines.append(
             f"note   a step of {counted(batch, 'cell')} takes each of the {stream.n_train:,} training cells more than "

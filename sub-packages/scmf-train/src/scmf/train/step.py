@@ -6,6 +6,7 @@ Forward, backward and the pipeline are Megatron's schedule; losses are (sum, cou
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -74,6 +75,22 @@ class Passes:
             losses = self._run(batch.microbatches, forward_only=True) if batch.microbatches else []
             total += LossSum.of(self._reduce(losses, batch).tolist())
         return total
+
+    def try_alone(self, batch: StepBatch) -> None:
+        """Forward and backward for their memory alone: nothing goes to other replicas, the gradients are dropped."""
+        config = self.models[0].config
+        before = config.finalize_model_grads_func, config.no_sync_func
+        config.finalize_model_grads_func, config.no_sync_func = None, None
+        try:
+            with ExitStack() as stack:
+                for model in self.models:
+                    model.train()
+                    stack.enter_context(model.no_sync())
+                self._run(batch.microbatches, forward_only=False)
+        finally:
+            config.finalize_model_grads_func, config.no_sync_func = before
+            for model in self.models:
+                model.zero_grad_buffer()
 
     def _run(self, microbatches: tuple[Microbatch, ...], *, forward_only: bool) -> list[dict[str, Tensor]]:
         device, interleaved = self.layout.world.device, len(self.models) > 1
