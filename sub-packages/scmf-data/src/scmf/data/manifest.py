@@ -56,6 +56,18 @@ class PartRecord(Config):
     """Every file of the part by its path inside the part."""
 
 
+class FindingRecord(Config):
+    """What a look at a source has found; docs/doctor.md has the table of numbers."""
+
+    number: Annotated[str, Field(pattern=r"^SCMF-D\d{3}$")]
+    severity: Literal["warning", "note"]
+    what: str
+    element: str
+    """X, raw.X, layers/NAME, obs or var; "" for the source as a whole."""
+    count: NonNegativeInt | None = None
+    """Cells, genes or values that it concerns, where they were counted."""
+
+
 class SourceRecord(Config):
     """One input file: where its cells lie in the store and what was done to it."""
 
@@ -90,6 +102,8 @@ class SourceRecord(Config):
     """Ids that carried a version (ENSG00000141510.16)."""
     values_rounded: NonNegativeInt = 0
     """Counts that were not exact integers, but within float noise of one."""
+    findings: tuple[FindingRecord, ...] = ()
+    """What was found by the look at the source before its conversion."""
 
 
 class NamedSplit(Config):

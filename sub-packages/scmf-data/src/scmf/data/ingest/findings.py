@@ -282,6 +282,36 @@ FINDINGS: Final[dict[str, Kind]] = {
         "Gene ids carry versions (ENSG00000141510.16).",
         "Nothing to do: versions are stripped.",
     ),
+    "D060": Kind(
+        "error",
+        "A table of ready tokens: it holds no counts.",
+        "Convert the counts from which the tokens were made.",
+    ),
+    "D061": Kind(
+        "error",
+        "Nothing tells whether the rows of a table are cells or genes.",
+        "Say where the cells are: `--cells-in rows` or `--cells-in columns`.",
+    ),
+    "D062": Kind(
+        "error",
+        "Several matrices in one folder.",
+        "Name one of them.",
+    ),
+    "D063": Kind(
+        "error",
+        "A BioNeMo SCDL folder whose parts do not fit together, as its known faults leave it.",
+        "Make the folder again from its h5ad files, or convert those files.",
+    ),
+    "D064": Kind(
+        "error",
+        "A TileDB-SOMA experiment, and the package that reads it is not installed.",
+        "`pip install 'scmf-data[soma]'`",
+    ),
+    "D065": Kind(
+        "error",
+        "An array that `--obsm` names is missing, or does not fit the cells.",
+        "Name one of the arrays that the message lists, or leave out `--obsm`.",
+    ),
 }
 """Number: severity, what it means, and what mends it in general."""
 
@@ -343,8 +373,13 @@ class Finding:
         """The error that refuses the source."""
         return refuse(self.number, self.what, where=self.where, fix=self.fix or None)
 
+    def record(self) -> dict[str, Any]:
+        """What the manifest of a store keeps of it."""
+        shown = self.as_dict()
+        return {key: shown[key] for key in ("number", "severity", "what", "element", "count")}
+
     def as_dict(self) -> dict[str, Any]:
-        """The finding as `check --json` and the manifest write it."""
+        """The finding as `check --json` writes it."""
         return {
             "number": f"SCMF-{self.number}",
             "severity": self.severity,

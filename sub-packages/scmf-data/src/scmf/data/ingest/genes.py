@@ -118,13 +118,10 @@ def _no_ids(texts: dict[str, npt.NDArray[Any]], wishes: GeneWishes, *, where: st
     advice = advise(texts, command=command)
     if advice is not None:
         return refuse(number, f"{what}, but {advice[0]}", where=where, fix=advice[1])
-    return refuse(
-        number,
-        what,
-        where=where,
-        fix="add a column of Ensembl ids to var and name it with --gene-column NAME; or, to keep the names "
-        "as they are, --gene-ids symbols (the shipped vocabularies will not match)",
-    )
+    numbers = all(t.isdigit() for t in next(iter(texts.values())))  # no names that could be kept
+    keep = "" if numbers else "; or, to keep the names as they are, --gene-ids symbols (no shipped vocabulary matches)"
+    fix = f"add a column of Ensembl ids to var and name it with --gene-column NAME{keep}"
+    return refuse(number, what, where=where, fix=fix)
 
 
 def _ensembl_genes(column: str, texts: npt.NDArray[Any], symbols: tuple[str, ...]) -> SourceGenes:

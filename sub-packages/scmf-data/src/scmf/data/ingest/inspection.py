@@ -6,7 +6,7 @@ Nothing stops at the first fault: whatever can still be looked at is, so that on
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,11 +16,11 @@ import numpy.typing as npt
 
 from scmf.core.errors import InputError
 from scmf.core.text import counted
-from scmf.data.ingest.check_names import cell_findings, gene_findings, hash_names, name_hashes
+from scmf.data.ingest.check_names import cell_findings, gene_findings, name_hash, name_hashes
 from scmf.data.ingest.check_values import Looked, transform_of, value_findings
 from scmf.data.ingest.counts import FAULTS, Choice, choose_counts, elements_with_counts, look
 from scmf.data.ingest.findings import Finding, finding_of
-from scmf.data.ingest.genes import SourceGenes, check_species, number_genes
+from scmf.data.ingest.genes import SourceGenes, check_species, number_genes, species_of
 from scmf.data.ingest.known_genes import VocabularyShare, vocabulary_findings, vocabulary_shares
 from scmf.data.ingest.mend import Mender
 from scmf.data.ingest.plan import Plan, Request, SourcePlan, check_tables, source_genes
@@ -237,8 +237,16 @@ def _together(request: Request, sources: Sequence[Inspection]) -> list[Finding]:
     try:
         check_species(genes)
     except InputError as error:
-        found.append(finding_of(error, file=", ".join(genes)))
+        several = finding_of(error, file=", ".join(genes))
+        found.append(several.replace(fix=_one_species(request, genes)))
     return found
+
+
+def _one_species(request: Request, genes: Mapping[str, SourceGenes]) -> str:
+    """The command that keeps the species with the most genes, of those that `--species` knows."""
+    ids = [species_of(gene) for g in genes.values() for gene in g.ids if gene]
+    known = [s for s in ("human", "mouse") if s in ids]
+    return request.command(species=max(known, key=ids.count)) if known else ""
 
 
 def _named_twice(request: Request) -> list[Finding]:
@@ -251,11 +259,11 @@ def _named_twice(request: Request) -> list[Finding]:
 
 
 def _shared_names(sources: Sequence[Inspection]) -> list[Finding]:
-    distinct = [np.unique(s.names) for s in {s.path.resolve(): s for s in sources}.values()]
-    if len(distinct) < 2:
+    by_file = {s.path.resolve(): np.unique(s.names) for s in sources}
+    hashes, times = np.unique(np.concatenate([*by_file.values(), np.empty(0, np.uint64)]), return_counts=True)
+    shared = hashes[(times > 1) & (hashes != name_hash(""))]
+    if not shared.size:
         return []
-    hashes, times = np.unique(np.concatenate(distinct), return_counts=True)
-    shared = int(((times > 1) & (hashes != hash_names([""])[0])).sum())
-    files = ", ".join(str(s.path) for s in sources)
-    what = f"{counted(shared, 'name')} of cells in more than one of the files"
-    return [Finding("D050", what, files, "obs", count=shared)] if shared else []
+    files = ", ".join(str(s.path) for s in sources if np.isin(by_file[s.path.resolve()], shared).any())
+    what = f"{counted(shared.size, 'name')} of cells in more than one of the files"
+    return [Finding("D050", what, files, "obs", count=int(shared.size))]

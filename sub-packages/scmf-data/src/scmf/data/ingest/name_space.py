@@ -16,6 +16,8 @@ _TRANSCRIPT: Final = re.compile(r"^(ENS[A-Z]{0,6}[TP]\d{11}|[NX][MRP]_\d{6,9})(\
 _PROBE: Final = re.compile(r"^(\w+_at|ILMN_\d+|A_\d\d_P\d+|ENS[A-Z]{0,6}G\d{11}\|[^|]+\|\w+)$")
 """Affymetrix, Illumina and Agilent arrays, and the probes of 10x panels (ENSG00000000003|TSPAN6|8eab823)."""
 _BARCODE: Final = re.compile(r"(^|[^A-Za-z])[ACGT]{8,}([^A-Za-z]|$)")
+_ENTREZ: Final = re.compile(r"^(GeneID:|entrez:)?\d+$", re.IGNORECASE)
+_COUNTED: Final = re.compile(r"^(?:gene|feature|var|v|g|row)?[_.-]?(\d+)$", re.IGNORECASE)
 SPIKE_IN: Final = re.compile(r"^ERCC-\d{5}$")
 SPREADSHEET_NUMBER: Final = re.compile(r"^\d(\.\d+)?E\+\d+$", re.IGNORECASE)
 """What a spreadsheet makes of RIKEN symbols, such as 2310009E13: 2.31E+19."""
@@ -32,12 +34,12 @@ def space_of(names: Sequence[str]) -> NameSpace:
         "probe": sum(_PROBE.match(n) is not None for n in given),
         "prefixed": sum(assembly_of(n) is not None for n in given),
         "barcode": sum(is_barcode(n) for n in given),
-        "entrez": sum(n.isdigit() for n in given),
+        "entrez": sum(_ENTREZ.match(n) is not None for n in given),
     }
     best = max(tests, key=lambda space: tests[space])
-    if tests[best] <= len(given) / 2:
-        return "symbol"
-    return "row number" if best == "entrez" and _consecutive(given) else best
+    if _consecutive(given):
+        return "row number"
+    return best if tests[best] > len(given) / 2 else "symbol"
 
 
 def is_barcode(name: str) -> bool:
@@ -51,5 +53,7 @@ def bare_ensembl(name: str) -> bool:
 
 
 def _consecutive(names: Sequence[str]) -> bool:
-    numbers = [int(n) for n in names if n.isdigit()]
-    return all(b - a == 1 for a, b in itertools.pairwise(numbers))
+    """Whether names only count: 0, 1, 2, or gene_0, gene_1, gene_2."""
+    found = [_COUNTED.match(n) for n in names]
+    numbers = [int(m[1]) for m in found if m]
+    return len(numbers) == len(names) > 1 and all(b - a == 1 for a, b in itertools.pairwise(numbers))
