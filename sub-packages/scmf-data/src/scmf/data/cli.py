@@ -14,6 +14,7 @@ from scmf.core.command import Parser
 from scmf.core.errors import run_command
 from scmf.data import cli_check, cli_ledger
 from scmf.data.cli_check import add_check
+from scmf.data.cli_coverage import add_coverage, coverage
 from scmf.data.cli_ledger import add_ledger, add_seen
 from scmf.data.cli_sources import add_source_flags, source_options
 
@@ -76,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--json", action="store_true", help="the measurements as one JSON object")
     _add_tokens(commands)
     _add_vocabulary(commands)
+    add_coverage(_command(commands, "coverage", "Say what a vocabulary knows of a store.", run=coverage))
     add_ledger(_command(commands, "ledger", "Write what tells a store's cells from others.", run=cli_ledger.ledger))
     add_seen(_command(commands, "seen", "Say which cells of a store or file a ledger has.", run=cli_ledger.seen))
     return parser
