@@ -7,6 +7,8 @@ import shutil
 
 import pytest
 
+from scmf.data.ledger import LEDGER, Ledger
+from scmf.data.seen import split_seen
 from support.command import curve, kill_when, last_step, lines, run, succeed, three_lines
 from support.ranks import run_ranks
 from support.real import real_config, write_config
@@ -46,6 +48,18 @@ def test_a_run_killed_at_random_steps_and_inside_a_save_is_bit_equal_to_the_run_
     assert curve(directory) == curve(uncut)
     assert lines(directory / "cells.jsonl") == lines(uncut / "cells.jsonl")
     assert not list(saves.glob(".writing-*"))
+    assert (saves / "last" / LEDGER).read_bytes() == (uncut / "checkpoints" / "last" / LEDGER).read_bytes()
+
+
+def test_a_checkpoint_tells_the_cells_that_it_was_trained_on_from_all_others(uncut, demo_store):
+    saves = sorted((uncut / "checkpoints").glob("step_*"))
+    for folder in saves:
+        steps = int(folder.name.removeprefix("step_"))
+        drawn = {cell for line in lines(uncut / "cells.jsonl")[:steps] for cell in line["cell_ids"]}
+        split = split_seen(demo_store, Ledger.load(folder))
+        assert set(split.seen.tolist()) == drawn
+        assert Ledger.load(folder).facts.store == demo_store.fingerprint
+    assert len(drawn) == 189  # and of the 21 validation cells none
 
 
 def test_every_cell_of_an_epoch_is_drawn_once_and_validation_cells_never(uncut, demo_store):
