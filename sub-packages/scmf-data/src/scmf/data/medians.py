@@ -73,13 +73,7 @@ def compute_vocabulary(
 
     A gene's median is that of its non-zero counts, each scaled to 10,000 counts a cell, as Geneformer defines it.
     """
-    histogram = np.zeros((store.n_genes, BINS), np.uint32)
-    for part in store.parts:
-        for start in range(0, part.n_cells, CELLS_A_BLOCK):
-            rows = np.arange(start, min(start + CELLS_A_BLOCK, part.n_cells))
-            _count_rows(part, rows, histogram)
-            on_cells(len(rows))
-    cells = histogram.sum(axis=1, dtype=np.int64)
+    medians, cells = _known_medians(store) or _count(store, on_cells)
     genes = [j for j in np.argsort(store.gene_ids) if cells[j] >= max(1, min_cells)]
     if not genes:
         raise VocabularyError(
@@ -92,10 +86,29 @@ def compute_vocabulary(
         version=store.fingerprint,
         specials=FRAMED_SPECIALS if framed else BARE_SPECIALS,
         gene_ids=tuple(store.gene_ids[j] for j in genes),
-        medians=_medians(histogram[genes], cells[genes]),
+        medians=medians[genes],
         framed=framed,
         source=f"medians (within 0.8%) over {len(store):,} cells of the store {store.fingerprint}",
     )
+
+
+def _known_medians(store: CellStore) -> tuple[npt.NDArray[np.float64], LongArray] | None:
+    """Medians and cells of the genes, where conversion computed them in the same bins."""
+    manifest = store.manifest
+    if manifest.gene_medians is None or manifest.gene_cells is None:
+        return None
+    return np.array(manifest.gene_medians, np.float64), np.array(manifest.gene_cells, np.int64)
+
+
+def _count(store: CellStore, on_cells: Callable[[int], None]) -> tuple[npt.NDArray[np.float64], LongArray]:
+    """Medians and cells of the genes, in one pass over all cells."""
+    histogram = np.zeros((store.n_genes, BINS), np.uint32)
+    for part in store.parts:
+        for start in range(0, part.n_cells, CELLS_A_BLOCK):
+            rows = np.arange(start, min(start + CELLS_A_BLOCK, part.n_cells))
+            _count_rows(part, rows, histogram)
+            on_cells(len(rows))
+    return medians_of(histogram), histogram.sum(axis=1, dtype=np.int64)
 
 
 def _count_rows(part: Part, rows: LongArray, histogram: Histogram) -> None:
@@ -106,13 +119,21 @@ def _count_rows(part: Part, rows: LongArray, histogram: Histogram) -> None:
         raise damaged(f"a cell names gene {bad:,}, the store has {len(histogram):,} genes", part.path, "indices")
 
 
-def _medians(histogram: Histogram, cells: LongArray) -> npt.NDArray[np.float64]:
-    """Mean of the two middle values of each gene, each known to the middle of its bin. (genes,) float64."""
-    medians = np.empty(len(histogram))
+def medians_of(histogram: Histogram) -> npt.NDArray[np.float64]:
+    """Mean of the two middle values of each gene, each known to the middle of its bin.
+
+    Args:
+        histogram: (n_genes, BINS) cells by scaled count, from `count_values`.
+
+    Returns:
+        (n_genes,) float64; 0 for a gene without any.
+    """
+    medians = np.zeros(len(histogram))
     for i, bins in enumerate(histogram):
         below = np.cumsum(bins, dtype=np.int64)
-        middles = np.searchsorted(below, [(cells[i] - 1) // 2, cells[i] // 2], side="right")
-        medians[i] = _middle_of(middles).mean()
+        if below[-1]:
+            middles = np.searchsorted(below, [(below[-1] - 1) // 2, below[-1] // 2], side="right")
+            medians[i] = _middle_of(middles).mean()
     return medians
 
 

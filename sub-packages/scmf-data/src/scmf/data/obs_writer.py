@@ -123,7 +123,11 @@ class ObsSpool:
             yield None if dtype is None else _unpack(self._read(number, key), dtype)
 
     def _write_column(self, obs: zarr.Group, name: str, key: str, column: _Column) -> None:
-        n, pieces = len(self), lambda: self._pieces(column, key)
+        n = len(self)
+
+        def pieces() -> Iterator[Any]:
+            return self._pieces(column, key)
+
         absent = len(column.types) < len(self._lengths)
         target = _target(list(column.types.values()), absent=absent, missing_text=column.missing_text)
         if target == np.dtype(object):
@@ -144,7 +148,7 @@ class ObsSpool:
     def _numbers(self, pieces: Iterator[Any], dtype: Any) -> Iterator[Any]:
         for length, piece in zip(self._lengths, pieces, strict=True):
             absent = pd.array([pd.NA] * length, dtype="boolean") if str(dtype) == "boolean" else np.full(length, np.nan)
-            values = absent if piece is None or _is_missing(piece.dtype) else piece
+            values: Any = absent if piece is None or _is_missing(piece.dtype) else piece
             if dtype == np.float64 and getattr(values, "_hasna", False):
                 yield values.to_numpy(np.float64, na_value=np.nan)
             else:
@@ -286,9 +290,7 @@ def _write_nullable_text(group: zarr.Group, name: str, n: int, *, list_of: Any) 
     _fill(inner, "mask", (np.asarray(pd.isna(p)) for p in list_of()), n=n, dtype=np.dtype(bool), rows=_FIXED_ROWS)
 
 
-def _write_codes(
-    group: zarr.Group, name: str, pieces: Iterator[Array], *, n: int, dtype: pd.CategoricalDtype
-) -> None:
+def _write_codes(group: zarr.Group, name: str, pieces: Iterator[Array], *, n: int, dtype: pd.CategoricalDtype) -> None:
     inner = _encoded_group(group, name, "categorical", "0.2.0", ordered=bool(dtype.ordered))
     codes = pd.Categorical.from_codes([], dtype=dtype).codes.dtype
     _fill(inner, "codes", (p.astype(codes) for p in pieces), n=n, dtype=codes, rows=_FIXED_ROWS)
@@ -296,7 +298,7 @@ def _write_codes(
         write_elem(inner, "categories", np.asarray(dtype.categories))
 
 
-def _encoded_group(group: zarr.Group, name: str, encoding: str, version: str, **attributes: object) -> zarr.Group:
+def _encoded_group(group: zarr.Group, name: str, encoding: str, version: str, **attributes: bool) -> zarr.Group:
     inner = group.create_group(name)
     inner.attrs.update({"encoding-type": encoding, "encoding-version": version, **attributes})
     return inner

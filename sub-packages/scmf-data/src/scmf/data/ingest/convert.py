@@ -1,40 +1,45 @@
-"""Conversion. In: h5ad files. Out: a cell store whose every count was checked, or nothing."""
+"""Conversion. In: sources. Out: a cell store whose every count was checked, or nothing."""
 
 from __future__ import annotations
 
 import errno
-import shlex
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-import numpy.typing as npt
-import pandas as pd
-
-from scmf.core.errors import InputError, StoreError
-from scmf.data.ingest.blocks import RawBlock, iter_blocks
-from scmf.data.ingest.counts import FAULTS, elements_with_counts
-from scmf.data.ingest.filler import Fault, PartFiller, Tally
-from scmf.data.ingest.genes import column_numbers
+from scmf.core.errors import MachineError, StoreError
+from scmf.data.ingest.budget import check_space, worker_budget
+from scmf.data.ingest.describe import describe, summary
+from scmf.data.ingest.duplicate_policy import Duplicates, drop_cells
+from scmf.data.ingest.duplicates import find_duplicates
 from scmf.data.ingest.inspection import make_plan
-from scmf.data.ingest.kernels import first_fault
-from scmf.data.ingest.plan import ConvertOptions, Plan, Request, SourcePlan
+from scmf.data.ingest.jobs import (
+    SOURCE_COLUMN,
+    ChecksumJob,
+    FinishedPart,
+    Job,
+    PartJob,
+    Site,
+    SourceFile,
+    Turned,
+    cut_parts,
+    sources_to_turn,
+)
+from scmf.data.ingest.journal import ConversionFolder, Identity, program_version, state_of
+from scmf.data.ingest.making import cells_of_part
+from scmf.data.ingest.part_filler import Tally
+from scmf.data.ingest.plan import ConvertOptions, Plan, Request
 from scmf.data.ingest.progress import Progress
-from scmf.data.ingest.refusals import refuse
-from scmf.data.ingest.source import ReadWishes, Source, open_source, reading
-from scmf.data.manifest import Manifest, SourceRecord
-from scmf.data.store_writer import StoreWriter, describe_file
+from scmf.data.ingest.workers import run_jobs
+from scmf.data.manifest import Manifest
+from scmf.data.store import CellStore, Part
 
-Array = npt.NDArray[Any]
+__all__ = ["SOURCE_COLUMN", "Conversion", "convert", "make_parts"]
+
 Log = Callable[[str], None]
 
-SOURCE_COLUMN: Final = "scmf_source"
-"""Column of obs that names the file from which a cell came."""
-_PROGRAM_BYTES: Final = 256 << 20
-"""What Python, numba, anndata and zarr take before the first cell."""
-_LEAST_BUDGET: Final = 32 << 20
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -48,176 +53,146 @@ class Conversion:
 
 
 def convert(sources: Sequence[Path], dest: Path, options: ConvertOptions, *, log: Log) -> Conversion:
-    """Convert h5ad files to one store.
+    """Convert sources to one store; the same call after an interruption goes on where it was.
 
     Args:
-        sources: the files, in the order of their cells.
+        sources: the sources, in the order of their cells.
         dest: folder to make.
         options: the user's wishes.
         log: takes one line for people: what was chosen, why, and what was dropped.
 
     Raises:
-        InputError: a source that is refused, with its number.
-        StoreError: a destination that exists, or a disk that is full. Nothing is left in the way.
+        InputError: a source that is refused, with its number. Nothing is left behind.
+        StoreError: a destination that exists, or a disk that is full.
+        MachineError: too little memory was allowed, or a worker was killed.
     """
-    with StoreWriter(dest, overwrite=options.overwrite) as writer:
-        plan = make_plan(Request(tuple(sources), options, dest), log=log, scratch=writer.scratch)
-        for line in (line for source in plan.sources for line in source.lines()):
-            log(line)
-        try:
-            conversion = _fill(writer, plan, options)
-        except OSError as error:
-            if error.errno not in _FULL:
-                raise
-            raise _full_disk(error, dest) from error
+    with ConversionFolder(dest, overwrite=options.overwrite) as folder:
+        plan = look_at(Request(tuple(sources), options, dest), folder, log)
+        site = Site(plan, options, folder.path, worker_budget(plan, options))
+        parts = cut_parts(plan, cells_per_part=options.cells_per_part or cells_of_part(plan.n_cells))
+        with interruptible(folder):
+            results = make_parts(folder, site, parts, log=log)
+            conversion = _without_duplicates(folder, site, results, log)
+            folder.finish(conversion.manifest)
     for source, tally in zip(plan.sources, conversion.tallies, strict=True):
-        log(_summary(source, tally))
+        log(summary(source, tally))
     return conversion
 
 
-def _fill(writer: StoreWriter, plan: Plan, options: ConvertOptions) -> Conversion:
-    filler = PartFiller(writer, var=_var(plan), cells_per_part=options.cells_per_part)
-    tallies: list[Tally] = []
-    records: list[SourceRecord] = []
-    with Progress("converting", plan.n_cells) as progress:
-        for source in plan.sources:
-            tally = _Source(source, plan, filler, options).convert(progress, writer.scratch)
-            records.append(_record(source, tally, first_cell=sum(r.n_cells for r in records)))
-            tallies.append(tally)
-    filler.close_part()
-    manifest = Manifest(
-        n_cells=plan.n_cells,
-        n_values=sum(p.n_values for p in filler.records),
-        max_count=max(p.max_count for p in filler.records),
-        id_space=options.genes.id_space,
-        species=plan.species,
-        gene_ids=tuple(plan.gene_numbers),
-        obs_columns=tuple(filler.obs_columns),
-        parts=tuple(filler.records),
-        sources=tuple(records),
-    )
-    writer.finish(manifest)
-    return Conversion(manifest, tuple(tallies))
+def look_at(request: Request, folder: ConversionFolder, log: Log) -> Plan:
+    """Plan the conversion, and say what was found."""
+    plan = make_plan(request, log=log, scratch=folder.scratch / "text")
+    for line in (line for source in plan.sources for line in source.lines()):
+        log(line)
+    if request.options.gene_report is not None:
+        from scmf.data.ingest.gene_report import write_gene_report
+
+        write_gene_report(request.options.gene_report, [(str(s.path), s.genes) for s in plan.sources])
+    return plan
 
 
-class _Source:
-    """One source on its way into the store."""
-
-    def __init__(self, source: SourcePlan, plan: Plan, filler: PartFiller, options: ConvertOptions) -> None:
-        self.source, self.plan, self.filler, self.options = source, plan, filler, options
-        self.budget = max(_LEAST_BUDGET, options.memory - _PROGRAM_BYTES)
-        self.numbers = column_numbers(source.genes, plan.gene_numbers)
-        self.tally = Tally()
-
-    def convert(self, progress: Progress, scratch: Path) -> Tally:
-        """Stream the cells into parts."""
-        with (
-            open_source(self.source.path, ReadWishes(self.options.cells_in, scratch)) as file,
-            reading(self.source.path, self.source.element),
-        ):
-            matrix = file.matrices()[self.source.element]
-            noted = 0  # cells whose obs rows have been handed over
-            for block in iter_blocks(matrix, budget=self.budget, scratch=scratch):
-                done = 0
-                while done < block.n_cells:
-                    n = min(block.n_cells - done, self.filler.room)
-                    self._put(file, block.cells(done, done + n))
-                    done += n
-                    progress.advance(n)
-                    if not self.filler.room:
-                        self.filler.add_obs(self._obs(file, noted, block.first_cell + done))
-                        self.filler.close_part()
-                        noted = block.first_cell + done
-            if noted < self.source.n_cells:
-                self.filler.add_obs(self._obs(file, noted, self.source.n_cells))
-        if not self.tally.values:
-            where = f"{self.source.path}: {self.source.element}"
-            raise refuse("D004", "no kept gene has a count above zero", where=where)
-        return self.tally
-
-    def _put(self, file: Source, block: RawBlock) -> None:
-        fault = self.filler.put(block, self.numbers, self.tally)
-        if fault is not None:
-            raise self._refusal(file, block, fault)
-
-    def _obs(self, file: Source, start: int, stop: int) -> pd.DataFrame:
-        frame = file.obs_rows(start, stop, element=self.source.element)
-        frame[SOURCE_COLUMN] = pd.Categorical([self.source.name]).repeat(stop - start)
-        return frame
-
-    def _refusal(self, file: Source, block: RawBlock, fault: Fault) -> InputError:
-        number, name = FAULTS[fault.kind]
-        element = self.source.element
-        others = elements_with_counts(file, but=element)
-        return refuse(
-            number,
-            f"{element} holds {name}: {', '.join(self._offenders(file, block, fault))}",
-            where=f"{self.source.path}: {element}",
-            fix=f"{self.plan.command} --counts {shlex.quote(others[0])}" if others else None,
+def make_parts(folder: ConversionFolder, site: Site, parts: Sequence[PartJob], *, log: Log) -> list[FinishedPart]:
+    """Do everything that is not done yet, and note it down as it is finished."""
+    plan, options = site.plan, site.options
+    states = _states(site)
+    reason = folder.begin(_identity(site, parts, states))
+    if reason:
+        log(f"an unfinished conversion to the same place was removed: {reason}")
+    done = {part.name: folder.note(part.name, FinishedPart) for part in parts}
+    made = [note for note in done.values() if note is not None]
+    if made:
+        log(f"going on: {len(made)} of {len(parts)} parts were finished before")
+    left = [part for part in parts if done[part.name] is None]
+    turns = [job for job in sources_to_turn(plan, left) if folder.note(job.key, Turned) is None]
+    checksums = [ChecksumJob(k) for k in range(len(plan.sources)) if folder.note(f"checksum-{k}", SourceFile) is None]
+    check_space(plan, left, folder.path, options)
+    total = plan.n_cells - sum(part.record.n_cells for part in made)
+    with Progress("converting", total) as progress:
+        stages: list[list[Job]] = [[*turns], [*left, *checksums]]
+        for jobs in stages:
+            for result in run_jobs(jobs, site, workers=options.making.workers, advance=progress.advance):
+                folder.finish_job(result.job.key, result.result, result.attempt)
+    if _states(site) != states:
+        raise StoreError(
+            "a source was written to while it was read",
+            where=", ".join(str(source.path) for source in plan.sources),
+            fix="wait until the sources are finished, then run the same command again",
         )
-
-    def _offenders(self, file: Source, block: RawBlock, fault: Fault) -> list[str]:
-        """The first three offending values with their cell and gene."""
-        cells, genes = file.cells_of(self.source.element), file.var(self.source.element).index()
-        position = fault.position
-        found: list[str] = []
-        while position >= 0 and len(found) < 3:
-            row = int(np.searchsorted(block.indptr, position, side="right")) - 1
-            cell = cells.index(block.first_cell + row, block.first_cell + row + 1)[0]
-            column = int(block.columns[position])
-            gene = genes[column] if 0 <= column < len(genes) else f"number {column}"
-            found.append(f"{block.values[position]:.6g} (cell {cell}, gene {gene})")
-            step = int(first_fault(block.values[position + 1 :]))
-            position = position + 1 + step if step >= 0 else -1
-        return found
+    notes = [folder.note(part.name, FinishedPart) for part in parts]
+    return [note for note in notes if note is not None]
 
 
-def _var(plan: Plan) -> pd.DataFrame:
-    symbols = dict.fromkeys(plan.gene_numbers, "")
-    for source in plan.sources:
-        for gene, symbol in zip(source.genes.ids, source.genes.symbols, strict=True):
-            if gene and not symbols[gene]:
-                symbols[gene] = symbol
-    index = pd.Index(list(symbols), dtype=object)
-    return pd.DataFrame({"gene_symbol": np.array(list(symbols.values()), dtype=object)}, index=index)
+@contextmanager
+def interruptible(folder: ConversionFolder) -> Iterator[None]:
+    """What is finished stays when the reason to stop is not the sources: Ctrl-C, memory, the disk.
+
+    Raises:
+        StoreError: the disk is full.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, MachineError, MemoryError):
+        folder.keep = folder.has_parts()
+        raise
+    except OSError as error:
+        folder.keep = folder.has_parts()
+        if error.errno not in _FULL:
+            raise
+        raise _full_disk(error, folder) from error
 
 
-def _record(source: SourcePlan, tally: Tally, *, first_cell: int) -> SourceRecord:
-    genes = source.genes
-    file = describe_file(source.path)
-    kept = [i for i in genes.ids if i]
-    return SourceRecord(
-        name=source.name,
-        bytes=file.bytes,
-        checksum=file.checksum,
-        first_cell=first_cell,
-        n_cells=source.n_cells,
-        counts=source.element,
-        layout=source.layout,
-        gene_column=genes.column,
-        n_genes=source.n_genes,
-        genes_without_id=genes.without_id,
-        genes_of_other_species=genes.other_species,
-        other_features=genes.other_features,
-        repeated_columns=len(kept) - len(set(kept)),
-        versions_stripped=genes.versions_stripped,
-        values_rounded=tally.rounded,
-    )
+def _without_duplicates(folder: ConversionFolder, site: Site, results: Sequence[FinishedPart], log: Log) -> Conversion:
+    """Look for duplicates and do with them what is wished."""
+    policy = site.options.making.duplicates
+    conversion = Conversion(*describe(folder, site, results))
+    if policy == "keep":
+        return conversion
+    manifest = conversion.manifest
+    store = CellStore(folder.path, manifest, tuple(Part.open(folder.path, record) for record in manifest.parts))
+    files = [folder.place(f"{result.record.name}.hashes") for result in results]
+    found = Duplicates(store, *find_duplicates(store, files, budget=site.budget))
+    if found and policy == "refuse":
+        raise found.error()
+    if found:
+        log(f"duplicates: {found}; {'dropped' if policy == 'drop' else '--duplicates drop keeps the first of each'}")
+    if not found or policy != "drop":
+        return replace(conversion, manifest=manifest.replace(duplicate_cells=len(found)))
+    left, kept = drop_cells(folder, site, store, results, found.cells)
+    return Conversion(*describe(folder, site, left, kept=kept))
 
 
-def _summary(source: SourcePlan, tally: Tally) -> str:
-    share = tally.kept / max(1, tally.kept + tally.dropped)
-    notes = [f"{tally.values:,} counts kept, {share:.2%} of all molecules"]
-    if tally.empty_cells:
-        notes.append(f"{tally.empty_cells:,} cells without a count")
-    if tally.rounded:
-        notes.append(f"{tally.rounded:,} values rounded within float noise")
-    return f"{source.path}: every value checked; {'; '.join(notes)}"
+def _states(site: Site) -> list[list[dict[str, Any]]]:
+    """State of every file of every source."""
+    found = []
+    for source in site.plan.sources:
+        with site.open(source) as file:
+            found.append(state_of(file.files()))
+    return found
 
 
-def _full_disk(error: OSError, dest: Path) -> StoreError:
+def _identity(site: Site, parts: Sequence[PartJob], states: list[list[dict[str, Any]]]) -> Identity:
+    """All that the bytes of the parts depend on."""
+    options, making = site.options, site.options.making
+    wishes: dict[str, Any] = {"counts": options.counts, "genes": asdict(options.genes), "obsm": list(options.obsm)}
+    wishes |= {"cells_in": options.cells_in, "duplicates": making.duplicates != "keep", "medians": making.medians}
+    return {
+        "version": program_version(),
+        "sources": [
+            {"files": files, "name": s.name, "element": s.element}
+            for files, s in zip(states, site.plan.sources, strict=True)
+        ],
+        "options": wishes,
+        "parts": [part.name for part in parts],
+        "cells of the first part": sum(s.stop - s.start for s in parts[0].segments),
+    }
+
+
+def _full_disk(error: OSError, folder: ConversionFolder) -> StoreError:
+    what, again = "nothing was left behind", "then run the same command again"
+    if folder.keep:
+        what = f"finished parts are kept in {folder.path}, from which it goes on"
     return StoreError(
         f"the store could not be written: {error.strerror}",
-        where=str(error.filename or dest),
-        fix="free space on that disk or name another --dest, then run the same command again; nothing was left behind",
+        where=str(error.filename or folder.dest),
+        fix=f"free space on that disk, {again}, or name another --dest; {what}",
     )

@@ -1,4 +1,4 @@
-"""Raw blocks into one part. In: raw CSR blocks of one source after another. Out: the part, and what its cells are like."""
+"""Raw blocks into one part. In: raw CSR blocks of some sources. Out: the part, and what its cells are like."""
 
 from __future__ import annotations
 
