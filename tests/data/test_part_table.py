@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import mmap
 import shutil
 
 import numba
@@ -16,7 +17,7 @@ from scmf.data.manifest import dump_manifest, read_manifest
 from scmf.data.memory_source import write_store
 from scmf.data.part_table import find_values, pointer_to
 from scmf.data.rank import RankTokenizer
-from scmf.data.readahead import RANDOM, SUPPORTED, WILLNEED, advise, ask_for_cells, expect_random_access
+from scmf.data.readahead import SUPPORTED, WILLNEED, advise, ask_for_cells, expect_random_access
 from scmf.data.store import CellStore
 from scmf.data.vocabulary import BARE_SPECIALS, Vocabulary
 
@@ -124,6 +125,6 @@ def test_the_system_accepts_the_hints(mixed):
     for piece in pieces:
         for addresses, like in zip(piece.addresses, piece.like, strict=True):
             sizes = piece.lengths * like.itemsize
-            for advice in (RANDOM, WILLNEED):
+            for advice in (mmap.MADV_RANDOM, WILLNEED):
                 assert advise(addresses, sizes, 4096, advice) == 0
             assert advise(addresses, sizes, 4096, 12_345) == len(addresses)

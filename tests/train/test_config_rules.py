@@ -49,6 +49,28 @@ BROKEN = [
         "sum to less than 1",
     ),
     (
+        ["data.split.by=donor_id", "data.split.name=first"],
+        "data.split.name=first and data.split.by=donor_id both say which cells are held out",
+        "write null for one of them",
+    ),
+    (
+        ["data.store=[{path: a}, {path: a, weight: 2.0}]"],
+        "data.store names a twice",
+        "a weight above 1 draws its cells more often",
+    ),
+    (
+        ["data.order.kind=blocks", "data.sampling={kind: balanced, by: cell_type}"],
+        "data.order.kind=blocks gives every cell once an epoch, and data.sampling.kind=balanced asks for some more "
+        "often",
+        "write order: {kind: random}",
+    ),
+    (
+        ["data.order={kind: blocks, block: 64, window: 100}"],
+        "data.order.window=100 holds fewer than two blocks of data.order.block=64 cells, so that a batch would come "
+        "from one stretch of the store",
+        "use a window of 64 blocks: 4096",
+    ),
+    (
         ["data.tokenizer.vocabulary=geneformer-v9"],
         "no vocabulary geneformer-v9 is shipped, and a path would hold a slash or a dot",
         "did you mean geneformer-v",
@@ -186,10 +208,11 @@ def test_a_broken_rule_says_both_values_and_the_way_out(overrides, what, fix):
 
 def test_every_rule_of_the_code_is_in_the_table_above():
     from scmf.data import config as data
+    from scmf.data import config_order as order
     from scmf.model import config as model
     from scmf.train import config as train
 
-    written = sum(inspect.getsource(module).count("yield Fault(") for module in (data, model, train, rules))
+    written = sum(inspect.getsource(module).count("yield Fault(") for module in (data, order, model, train, rules))
     # Three sizes share `_splits`; a vocabulary of unknown size shares a rule with one of a known size.
     assert len(BROKEN) == written + 2 + 1
 

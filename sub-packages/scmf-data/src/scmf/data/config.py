@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
 from scmf.core.config import Config, Variant
 from scmf.core.config_fault import Fault, nearest
 from scmf.core.config_kind import Kinds
+from scmf.data.config_order import (
+    BalancedConfig,
+    BlockOrderConfig,
+    OrderConfig,
+    RandomOrderConfig,
+    SamplingConfig,
+    StoreEntry,
+    UniformConfig,
+    WeightsConfig,
+)
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 
@@ -60,10 +70,18 @@ class SplitConfig(Config):
     """Share of the cells (or of the groups' cells) held out for validation."""
     test: Fraction = 0.0
     """Share of the cells held out for the final test."""
+    name: Annotated[str, Field(min_length=1)] | None = None
+    """A named split that travels with the store, in place of `by` and the shares; `scmf-store info` lists them."""
 
     def faults(self) -> Iterator[Fault]:
-        """Something is left to train on."""
+        """Something is left to train on, and one thing decides which cells."""
         yield from super().faults()
+        if self.name is not None and self.by is not None:
+            yield Fault(
+                "name",
+                f"data.split.name={self.name} and data.split.by={self.by} both say which cells are held out",
+                "write null for one of them",
+            )
         if self.validation + self.test >= 1.0:
             yield Fault(
                 "validation",
@@ -75,12 +93,22 @@ class SplitConfig(Config):
 class DataConfig(Variant):
     """Base of every `data` section: a store, a tokenizer, a split, and the batches of a step."""
 
-    store: Annotated[str, Field(min_length=1)]
-    """Folder written by `scmf-store convert`."""
+    store: Annotated[str, Field(min_length=1)] | Annotated[tuple[StoreEntry, ...], Field(min_length=1, strict=False)]
+    """Folder written by `scmf-store convert`, s3://bucket/folder, or several as a list of {path: ..., weight: ...}."""
+    read: Literal["auto", "mmap", "pread"] = "auto"
+    """How values are read: mmap (memory map), pread (requests; for stores far larger than memory and network disks)."""
     tokenizer: Annotated[TokenizerConfig, Kinds({"rank": RankTokenizerConfig})]
     """What one cell becomes; the vocabulary travels with every checkpoint."""
     split: SplitConfig = SplitConfig()
     """Which cells train and which are held out."""
+    order: Annotated[OrderConfig, Kinds({"random": RandomOrderConfig, "blocks": BlockOrderConfig})] = (
+        RandomOrderConfig()
+    )
+    """Which training cell comes when."""
+    sampling: Annotated[
+        SamplingConfig, Kinds({"uniform": UniformConfig, "balanced": BalancedConfig, "weights": WeightsConfig})
+    ] = UniformConfig()
+    """How often a training cell is drawn."""
     global_batch_size: Annotated[int, Field(ge=1, le=16_777_216)]
     """Cells an optimizer step, all ranks together."""
     packing: bool = True
@@ -109,13 +137,33 @@ class DataConfig(Variant):
         """
         # By name: scmf-recipe imports this module, and must not wait for zarr and numba.
         stream = importlib.import_module("scmf.data.stream")
-        store = importlib.import_module("scmf.data.store")
-        return stream.CellStream(store.CellStore.open(self.store), self, **place)
+        joined = importlib.import_module("scmf.data.joined")
+        return stream.CellStream(joined.open_stores(self.store, read=self.read), self, **place)
 
     def faults(self) -> Iterator[Fault]:
-        """One way to make microbatches, and a longest cell that fits into one."""
+        """One way to make microbatches, a longest cell that fits into one, and an order that can be drawn from."""
         yield from super().faults()
         yield from self._packing_faults() if self.packing else self._padding_faults()
+        yield from self._order_faults()
+
+    def _order_faults(self) -> Iterator[Fault]:
+        entries = () if isinstance(self.store, str) else self.store
+        paths = [entry.path for entry in entries]
+        if len(set(paths)) < len(paths):
+            twice = next(path for path in paths if paths.count(path) > 1)
+            yield Fault(
+                "store",
+                f"data.store names {twice} twice",
+                "name it once; a weight above 1 draws its cells more often",
+            )
+        unequal = len({entry.weight for entry in entries}) > 1
+        if self.order.kind == "blocks" and (unequal or self.sampling.kind != "uniform"):
+            what = "the weights of data.store" if unequal else f"data.sampling.kind={self.sampling.kind}"
+            yield Fault(
+                "order",
+                f"data.order.kind=blocks gives every cell once an epoch, and {what} asks for some more often",
+                "write order: {kind: random}, or draw all cells alike",
+            )
 
     def _packing_faults(self) -> Iterator[Fault]:
         length = self.tokenizer.seq_length

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 LongArray = npt.NDArray[np.int64]
+KeyArray = npt.NDArray[np.uint64]
 
 ROUNDS = 8
 
@@ -32,6 +33,30 @@ def permute(indices: LongArray, *, n: int, key: int) -> LongArray:
         (k,) int64; over all places, every number in 0..n-1 once.
     """
     return _map(indices, n=n, key=key, forward=True)
+
+
+def permute_each(places: LongArray, *, sizes: LongArray, keys: KeyArray) -> LongArray:
+    """What stands at these places, each of an order of its own.
+
+    Args:
+        places: (k,) int64, place i in 0..sizes[i]-1.
+        sizes: (k,) int64 length of each order, below 2**62.
+        keys: (k,) uint64 name of each order, as in `permute`.
+
+    Returns:
+        (k,) int64; equal to `permute(places[i:i+1], n=sizes[i], key=keys[i])` for each i.
+    """
+    if len(places) and (places.min() < 0 or (places >= sizes).any()):
+        raise IndexError("a place is outside of its order")
+    out = np.empty(len(places), np.int64)
+    _walk_each(np.ascontiguousarray(places), np.ascontiguousarray(sizes), np.ascontiguousarray(keys), out)
+    return out
+
+
+def derive_keys(key: int, numbers: LongArray) -> KeyArray:
+    """A key for each number, a function of the key and of that number alone. (k,) uint64."""
+    keys: KeyArray = _keys(np.uint64(key), np.ascontiguousarray(numbers, dtype=np.int64))
+    return keys
 
 
 def unpermute(values: LongArray, *, n: int, key: int) -> LongArray:
@@ -63,11 +88,17 @@ def scale(word: np.uint64, n: np.uint64) -> np.uint64:
 
 
 @_jit
-def _walk(numbers: LongArray, n: int, key: np.uint64, forward: bool, out: LongArray) -> None:
-    size = np.uint64(n)
+def _width(n: int) -> np.uint64:
+    """Side of the least square that holds n numbers."""
     width = np.uint64(np.ceil(np.sqrt(float(n))))
-    while width * width < size:
+    while width * width < np.uint64(n):
         width += np.uint64(1)
+    return width
+
+
+@_jit
+def _walk(numbers: LongArray, n: int, key: np.uint64, forward: bool, out: LongArray) -> None:
+    size, width = np.uint64(n), _width(n)
     for i in range(len(numbers)):
         value = np.uint64(numbers[i])
         while True:
@@ -75,6 +106,24 @@ def _walk(numbers: LongArray, n: int, key: np.uint64, forward: bool, out: LongAr
             if value < size:
                 break
         out[i] = value
+
+
+@_jit
+def _walk_each(numbers: LongArray, sizes: LongArray, keys: KeyArray, out: LongArray) -> None:
+    for i in range(len(numbers)):
+        size, width = np.uint64(sizes[i]), _width(sizes[i])
+        value = _forward(np.uint64(numbers[i]), width, keys[i])
+        while value >= size:
+            value = _forward(value, width, keys[i])
+        out[i] = value
+
+
+@_jit
+def _keys(key: np.uint64, numbers: LongArray) -> KeyArray:
+    keys = np.empty(len(numbers), np.uint64)
+    for i in range(len(numbers)):
+        keys[i] = mix(key ^ mix(np.uint64(numbers[i]) + np.uint64(0x9E3779B97F4A7C15)))
+    return keys
 
 
 @_jit

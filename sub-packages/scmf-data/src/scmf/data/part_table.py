@@ -7,7 +7,7 @@ before it is handed out.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -30,7 +30,7 @@ _jit = numba.njit(nogil=True, cache=True, error_model="numpy")
 
 @dataclass(frozen=True, slots=True)
 class CellSpans:
-    """Values of some cells that have one type of indices and one of counts."""
+    """Values of some cells that have one type of indices, one of counts, and one list of genes."""
 
     here: LongArray | slice
     """Places of these cells among those asked for."""
@@ -40,64 +40,136 @@ class CellSpans:
     """First byte of each cell's indices and data, (k,) uint64."""
     lengths: LongArray
     """(k,) int64 values of each cell."""
+    parts: LongArray
+    """(k,) int64 part of each cell."""
+    genes: int
+    """Which of the store's `gene_maps` numbers their genes."""
+    keep: tuple[ValueArray, ...] = ()
+    """Memory that the addresses point into, where it is not the parts' own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where cells lie in their parts, each checked against its array."""
+
+    parts: LongArray
+    """(k,) int64."""
+    starts: LongArray
+    """(k,) int64 first value of each."""
+    lengths: LongArray
+    """(k,) int64 values of each."""
 
 
 class PartTable:
     """Where each part's arrays begin, how long they are and which types they have."""
 
     def __init__(self, store: CellStore) -> None:
-        self._parts = store.parts  # keeps the memory mapped for as long as its addresses are known
+        parts = store.parts
+        self._parts = parts  # keeps the memory mapped for as long as its addresses are known
         self._starts = store.part_starts
-        self._indptr = _addresses([part.indptr for part in store.parts])
-        self._values = (
-            _addresses([part.indices for part in store.parts]),
-            _addresses([part.data for part in store.parts]),
-        )
-        self._n_values = np.array([len(part.data) for part in store.parts], np.int64)
-        types_of = [(part.indices.dtype, part.data.dtype) for part in store.parts]
-        self._kinds = sorted(set(types_of), key=str)
-        self._kind = np.array([self._kinds.index(kind) for kind in types_of], np.int64)
+        self._part_genes = store.part_genes
+        self._indptr = np.zeros(len(parts), np.uint64)
+        self._values = (np.zeros(len(parts), np.uint64), np.zeros(len(parts), np.uint64))
+        self._known = np.zeros(len(parts), np.bool_)
+        self._n_values = np.array([part.n_values for part in parts], np.int64)
+        kinds = [
+            (np.dtype(part.record.indices_dtype), np.dtype(part.record.counts_dtype), int(genes))
+            for part, genes in zip(parts, store.part_genes, strict=True)
+        ]
+        self._kinds = sorted(set(kinds), key=str)
+        self._kind = np.array([self._kinds.index(kind) for kind in kinds], np.int64)
 
     def find(self, store: CellStore, cell_ids: LongArray) -> tuple[LongArray, Iterator[CellSpans]]:
-        """Number of values of each cell, (k,) int64, and where they lie, one entry for each pair of types.
+        """Number of values of each cell, (k,) int64, and where they lie, one entry for each kind of part.
 
         Raises:
             IndexError: an id outside the store.
             StoreError: a damaged indptr points outside the values.
         """
+        found = self.look_up(store, cell_ids)
+        return found.lengths, self._spans(found)
+
+    def look_up(self, store: CellStore, cell_ids: LongArray) -> Found:
+        """Part, first value and number of values of each cell; raises as `find`."""
         cell_ids = np.ascontiguousarray(cell_ids, np.int64)
+        self._map(store, cell_ids)
         parts, starts, lengths = (np.empty(len(cell_ids), np.int64) for _ in range(3))
         table = (self._starts, self._indptr, self._n_values)
         if find_cells(table, cell_ids, parts, starts, lengths) < len(cell_ids):
-            store.lengths(cell_ids)  # says which cell, and why
-        return lengths, self._spans(parts, starts, lengths)
+            _say_what_is_wrong(store, cell_ids)
+        return Found(parts, starts, lengths)
 
-    def _spans(self, parts: LongArray, starts: LongArray, lengths: LongArray) -> Iterator[CellSpans]:
-        kinds = self._kind[parts]
-        for number, like in enumerate(self._kinds):
-            here = slice(None) if len(self._kinds) == 1 else np.flatnonzero(kinds == number)
-            first, part = starts[here].astype(np.uint64), parts[here]
+    def advise(self, store: CellStore, cell_ids: LongArray, give: Callable[[AddressArray, LongArray], None]) -> None:
+        """Give an advice about the memory of these cells: its addresses and bytes, each (k,)."""
+        for piece in self.find(store, cell_ids)[1]:
+            for addresses, like in zip(piece.addresses, piece.like, strict=True):
+                give(addresses, piece.lengths * like.itemsize)
+
+    def _map(self, store: CellStore, cell_ids: LongArray) -> None:
+        """Learn the addresses of parts needed for the first time. Any thread may: all write the same."""
+        if self._known.all() or not len(cell_ids):
+            return
+        numbers = np.unique(store.locate(cell_ids)[0])
+        for number in numbers[~self._known[numbers]].tolist():
+            part = self._parts[number]
+            self._indptr[number] = part.indptr.ctypes.data
+            self._values[0][number] = part.indices.ctypes.data
+            self._values[1][number] = part.data.ctypes.data
+            self._known[number] = True
+
+    def _spans(self, found: Found) -> Iterator[CellSpans]:
+        for number, here in self.by_kind(found.parts):
+            like, genes = self.like(number)
+            first, part = found.starts[here].astype(np.uint64), found.parts[here]
             indices, data = (
-                addresses[part] + first * np.uint64(dtype.itemsize)
-                for addresses, dtype in zip(self._values, like, strict=True)
+                addresses[part] + first * np.uint64(empty.itemsize)
+                for addresses, empty in zip(self._values, like, strict=True)
             )
-            empty = (np.empty(0, like[0]), np.empty(0, like[1]))
-            yield CellSpans(here, empty, (indices, data), lengths[here])
+            yield CellSpans(here, like, (indices, data), found.lengths[here], part, genes)
+
+    def by_kind(self, parts: LongArray) -> Iterator[tuple[int, LongArray | slice]]:
+        """Each kind of part, with the places of the cells that are of it."""
+        if len(self._kinds) == 1:
+            yield 0, slice(None)
+            return
+        kinds = self._kind[parts]
+        for number in range(len(self._kinds)):
+            yield number, np.flatnonzero(kinds == number)
+
+    def like(self, kind: int) -> tuple[tuple[ValueArray, ValueArray], int]:
+        """Empty indices and data of a kind of part, and its list of genes."""
+        indices, data, genes = self._kinds[kind]
+        return (np.empty(0, indices), np.empty(0, data)), genes
 
 
 def find_values(store: CellStore, cell_ids: LongArray) -> tuple[LongArray, Iterator[CellSpans]]:
-    """`PartTable.find` with the table of this store, made once."""
+    """`find` with the table of this store, made once; where the store is read by pread, the values are read here."""
+    return table_of(store).find(store, cell_ids)
+
+
+def find_lengths(store: CellStore, cell_ids: LongArray) -> LongArray:
+    """(k,) int64 number of stored values of each cell, from indptr alone."""
+    return table_of(store).look_up(store, cell_ids).lengths
+
+
+def table_of(store: CellStore) -> PartTable:
+    """The table of a store, made once."""
     table = _TABLES.get(store)
     if table is None:
-        table = _TABLES[store] = PartTable(store)
-    return table.find(store, cell_ids)
+        from scmf.data.pread import PreadTable
+
+        table = _TABLES[store] = PreadTable(store) if store.reading.mode == "pread" else PartTable(store)
+    return table
+
+
+def _say_what_is_wrong(store: CellStore, cell_ids: LongArray) -> None:
+    """Raise the error about the first cell that is not in order."""
+    numbers, rows = store.locate(cell_ids)
+    for number in np.unique(numbers):
+        store.parts[number].spans(rows[numbers == number])
 
 
 _TABLES: WeakKeyDictionary[CellStore, PartTable] = WeakKeyDictionary()
-
-
-def _addresses(arrays: list[ValueArray]) -> AddressArray:
-    return np.array([array.ctypes.data for array in arrays], np.uint64)
 
 
 @intrinsic

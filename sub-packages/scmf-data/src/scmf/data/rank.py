@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,7 @@ from scmf.data.vocabulary import Vocabulary
 
 IntArray = npt.NDArray[np.int32]
 LongArray = npt.NDArray[np.int64]
+GeneTable = tuple[IntArray, npt.NDArray[np.float64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,7 @@ class RankTokenizer:
         self._genes = (token, inverse_median)
         known = token[token >= 0]
         self._sums_needed = len(vocabulary) if len(np.unique(known)) < len(known) else 0
+        self._by_list: WeakKeyDictionary[CellStore, list[GeneTable]] = WeakKeyDictionary()
 
     def encode(self, store: CellStore, cell_ids: LongArray) -> Tokens:
         """Tokens of the cells, in the order given.
@@ -104,7 +107,8 @@ class RankTokenizer:
             first = starts[:-1][piece.here] + (frame > 0)
             found = np.zeros(len(first), np.int64)
             spans = (*piece.addresses, piece.lengths)
-            bad = encode_cells(piece.like, spans, self._genes, scratch, (ids, first, found), self._limit)
+            genes = self._genes_of(store, piece.genes)
+            bad = encode_cells(piece.like, spans, genes, scratch, (ids, first, found), self._limit)
             if bad >= 0:
                 store.fetch(cell_ids[piece.here][bad : bad + 1])  # names the part's damaged array
                 raise self._other_genes(store)
@@ -112,6 +116,16 @@ class RankTokenizer:
         ends = (self.vocabulary.cls, self.vocabulary.eos) if frame else (-1, -1)
         offsets = close_gaps(ids, starts, lengths, ends)
         return Tokens(ids[: offsets[-1]], offsets)
+
+    def _genes_of(self, store: CellStore, number: int) -> GeneTable:
+        """Token and inverse median by the gene numbers of one of the store's lists of genes."""
+        if not len(store.gene_maps[number]):
+            return self._genes
+        tables = self._by_list.get(store)
+        if tables is None:
+            tables = [tuple(a[m] if len(m) else a for a in self._genes) for m in store.gene_maps]  # type: ignore[misc]  # two arrays each
+            self._by_list[store] = tables
+        return tables[number]
 
     def lengths_upper_bound(self, store: CellStore, cell_ids: LongArray) -> LongArray:
         """Most tokens that each cell can have, from metadata alone. (k,) int64."""
@@ -132,6 +146,23 @@ class RankTokenizer:
             np.empty(longest, np.uint64),
             np.empty(2 * DIGITS, np.uint32),
             np.zeros(self._sums_needed, np.float64),
+        )
+
+
+def refuse_other_rank_order(store: CellStore, vocabulary: Vocabulary) -> None:
+    """A store in rank order is good for the vocabulary that ranked it.
+
+    Raises:
+        VocabularyError: it was another one.
+    """
+    order = store.manifest.rank_order
+    if order is not None and order.fingerprint != vocabulary.fingerprint:
+        raise VocabularyError(
+            f"the store's cells are in the rank order of {order.vocabulary} ({order.fingerprint}), and the "
+            f"vocabulary is {vocabulary.name} ({vocabulary.fingerprint})",
+            where=f"{store.path}, data.tokenizer.vocabulary",
+            fix=f"use that vocabulary, or the store that this one was made from; or make another: scmf-store "
+            f"rank-order STORE --vocabulary {vocabulary.name} --dest DIR",
         )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import types
 
-from scmf.data.part_table import find_values
+from scmf.data.part_table import table_of
 from scmf.data.store import CellStore
 
 LongArray = npt.NDArray[np.int64]
@@ -23,25 +23,21 @@ AddressArray = npt.NDArray[np.uint64]
 
 # Elsewhere there is neither the call nor its numbers, and the system's own ways have to do.
 SUPPORTED = sys.platform in {"linux", "darwin"}
-RANDOM = getattr(mmap, "MADV_RANDOM", 1)
 WILLNEED = getattr(mmap, "MADV_WILLNEED", 3)
 
 _madvise = types.ExternalFunction("madvise", types.intc(types.uintp, types.uintp, types.intc))
 
 
 def expect_random_access(store: CellStore) -> None:
-    """Say that the values of the store are read in no order."""
-    for part in store.parts:
-        for array in (part.indices, part.data):
-            _advise(np.array([array.ctypes.data], np.uint64), np.array([array.nbytes]), RANDOM)
+    """Say that the values of the store are read in no order. Nothing to say where they are not mapped."""
+    if store.reading.mode == "mmap":
+        for part in store.parts:
+            part.expect_random_access()
 
 
 def ask_for_cells(store: CellStore, cell_ids: LongArray) -> None:
     """Start to read the values of these cells, without waiting for them."""
-    _, pieces = find_values(store, cell_ids)
-    for piece in pieces:
-        for addresses, like in zip(piece.addresses, piece.like, strict=True):
-            _advise(addresses, piece.lengths * like.itemsize, WILLNEED)
+    table_of(store).advise(store, cell_ids, lambda addresses, sizes: _advise(addresses, sizes, WILLNEED))
 
 
 def _advise(addresses: AddressArray, sizes: LongArray, advice: int) -> None:

@@ -13,7 +13,7 @@ from typing import Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
-from scmf.core.errors import ConfigError
+from scmf.core.errors import ConfigError, StoreError
 from scmf.core.random import derive_seed, stream
 from scmf.data.order import permute, unpermute
 from scmf.data.store import CellStore
@@ -51,6 +51,24 @@ class Splits:
     test: CellSet
     held_out: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
     """Names of the groups of validation and of test; empty where cells are drawn by hash."""
+    asked: tuple[float, float] | None = None
+    """Shares of validation and of test that were asked for; None where a named split says which cells."""
+
+    def __str__(self) -> str:
+        """What is held out, and how that compares with what was asked for: groups are whole, so it can differ."""
+        return "; ".join(
+            self._describe(name, number)
+            for number, name in enumerate(("validation", "test"))
+            if len((self.validation, self.test)[number])
+        )
+
+    def _describe(self, name: str, number: int) -> str:
+        held, groups = len((self.validation, self.test)[number]), self.held_out[number]
+        total = len(self.train) + len(self.validation) + len(self.test)
+        asked = "" if self.asked is None else f", {self.asked[number]:.1%} asked"
+        shown = ", ".join(groups[:5]) + (", ..." if len(groups) > 5 else "")
+        of = f" of {len(groups)} group{'s' * (len(groups) > 1)} ({shown})" if groups else ""
+        return f"{name} {held:,} cells{of}: {held / total:.1%} of all{asked}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +145,70 @@ def split_cells(store: CellStore, *, by: str | None, validation: float, test: fl
     if by is None:
         return _by_hash(len(store), shares=shares, key=derive_seed(seed, "split"))
     codes, names = store.obs_groups(by)
+    refuse_continuous(names, column=by, where="data.split.by", fix="or null to draw single cells by hash")
     return _by_group(codes, names, shares=shares, by=by, seed=seed)
+
+
+def named_split(store: CellStore, name: str) -> Splits:
+    """The split of this name that travels with the store. Costs 1 byte a cell while it is made.
+
+    Raises:
+        StoreError: no such split, or one of its rules does not fit the store.
+        ConfigError: it leaves nothing to train on.
+    """
+    from scmf.data.where import select_any
+
+    found = [member.manifest.splits.get(name) for member in store.members]
+    if any(split is None for split in found):
+        raise StoreError(
+            f"the store has no split named {name!r}; it has {', '.join(store.manifest.splits) or 'none'}",
+            where=f"{store.path}, data.split.name",
+            fix="name one of these, or write data.split: {by: COLUMN} to hold out whole groups",
+        )
+    sets = [
+        RunSet.of(np.concatenate([select_any(m, getattr(s, kind)) for m, s in zip(store.members, found, strict=True)]))
+        for kind in ("train", "validation", "test")
+    ]
+    if not len(sets[0]):
+        raise ConfigError(
+            f"the split {name!r} has no training cells",
+            where=f"{store.path}, data.split.name",
+            fix="name another split of the store",
+        )
+    return Splits(train=sets[0], validation=sets[1], test=sets[2])
+
+
+def describe_named(store: CellStore, name: str) -> str:
+    """The rules of a named split, for a run's identity: the same name may hold other rules later."""
+    return " + ".join(str(member.manifest.splits[name].model_dump(mode="json")) for member in store.members)
+
+
+def refuse_continuous(names: tuple[str, ...], *, column: str, where: str, fix: str) -> None:
+    """A column of measurements has no groups: ConfigError with three of its values.
+
+    Args:
+        names: the different values of the column.
+        column: of obs.
+        where: the key of the configuration.
+        fix: what else could be written.
+    """
+    numbers = [_number(name) for name in names]
+    if len(names) > 2 and all(n is not None for n in numbers) and any(n != int(n) for n in numbers if n is not None):
+        shown = ", ".join(names[:3])
+        raise ConfigError(
+            f"obs column {column!r} holds {len(names):,} different measurements ({shown}, ...) and no groups",
+            where=where,
+            fix=f"name a column of labels, such as the donor, {fix}",
+        )
+
+
+def _number(text: str) -> float | None:
+    """The finite number that a text is, or None."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if np.isfinite(number) else None
 
 
 def _by_hash(n_cells: int, *, shares: tuple[float, float], key: int) -> Splits:
@@ -142,7 +223,7 @@ def _by_hash(n_cells: int, *, shares: tuple[float, float], key: int) -> Splits:
     sets = [
         HashSet(n_cells, key, start, size) for start, size in zip(first, [*sizes, n_cells - sum(sizes)], strict=True)
     ]
-    return Splits(train=sets[2], validation=sets[0], test=sets[1])
+    return Splits(train=sets[2], validation=sets[0], test=sets[1], asked=shares)
 
 
 def _by_group(codes: IntArray, names: tuple[str, ...], *, shares: tuple[float, float], by: str, seed: int) -> Splits:
@@ -152,6 +233,12 @@ def _by_group(codes: IntArray, names: tuple[str, ...], *, shares: tuple[float, f
     names = (*names, "(missing)")
     present = np.flatnonzero(sizes)
     wanted = 1 + sum(share > 0 for share in shares)
+    if len(present) > max(100, len(codes) // 2):
+        raise ConfigError(
+            f"obs column {by!r} has {len(present):,} groups for {len(codes):,} cells, nearly one for each",
+            where="data.split.by",
+            fix="name a column with fewer groups, such as the donor, or null to draw single cells by hash",
+        )
     if len(present) < wanted:
         raise ConfigError(
             f"obs column {by!r} has {len(present)} group(s), but {wanted} sets are to be made of whole groups",
@@ -168,7 +255,7 @@ def _by_group(codes: IntArray, names: tuple[str, ...], *, shares: tuple[float, f
         free = np.delete(free, picked)
     sets = [RunSet.of(np.isin(codes, groups)) for groups in (free, *chosen)]
     held_out = tuple(tuple(sorted(names[g] for g in groups)) for groups in chosen)
-    return Splits(train=sets[0], validation=sets[1], test=sets[2], held_out=(held_out[0], held_out[1]))
+    return Splits(train=sets[0], validation=sets[1], test=sets[2], held_out=(held_out[0], held_out[1]), asked=shares)
 
 
 def _nearest_sum(sizes: LongArray, *, target: float, at_most: int) -> list[int]:

@@ -5,17 +5,20 @@ zarr is not in the hot path: the arrays are plain files. The tables (`obs`) are 
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from scmf.core.errors import StoreError
 from scmf.data.manifest import Manifest, PartRecord, read_manifest
+from scmf.data.reading import MAPPED, Reading, choose_reading
 from scmf.data.shard import map_shard
 
 if TYPE_CHECKING:
@@ -26,47 +29,96 @@ IntArray = npt.NDArray[np.int32]
 LongArray = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True)
 class Part:
-    """One part's CSR arrays, memory-mapped and read-only."""
+    """One part's CSR arrays, memory-mapped and read-only; each is mapped when it is first asked for."""
 
-    path: Path
-    n_genes: int
-    data: Array
-    """(values,) uint16, uint32 or float32 counts, none of them zero."""
-    indices: Array
-    """(values,) uint16 or uint32 gene numbers, rising inside a cell."""
-    indptr: LongArray
-    """(n_cells + 1,) int64 first value of each cell."""
+    def __init__(self, path: Path, record: PartRecord, *, bring: Callable[[str], None] = lambda _: None) -> None:
+        """Describe the part; nothing is opened.
 
-    @property
-    def n_cells(self) -> int:
-        """Cells of the part."""
-        return len(self.indptr) - 1
+        Args:
+            path: folder of the part.
+            record: what the manifest says about it.
+            bring: called with the path of a file inside the part before that file is used.
+        """
+        self.path = path
+        self.record = record
+        self.n_genes = record.n_genes
+        self.n_cells = record.n_cells
+        self.n_values = record.n_values
+        self._bring = bring
+        self._mapped: dict[str, Array] = {}
+        self._random = False
+        self._lock = Lock()
 
     @classmethod
     def open(cls, store: Path, record: PartRecord) -> Self:
         """Map the part that the record describes; StoreError when a file is not what it says."""
-        path = store / record.name
-        part = cls(
-            path=path,
-            n_genes=record.n_genes,
-            data=map_shard(path / "X" / "data", record.counts_dtype, record.n_values),
-            indices=map_shard(path / "X" / "indices", record.indices_dtype, record.n_values),
-            indptr=map_shard(path / "X" / "indptr", np.int64, record.n_cells + 1),
-        )
-        if part.indptr[0] != 0 or part.indptr[-1] != record.n_values:
-            raise damaged(f"cells end at {part.indptr[-1]:,}, the part has {record.n_values:,} values", path, "indptr")
+        part = cls(store / record.name, record)
+        for name in ("data", "indices", "indptr"):
+            part.array(name)
         return part
+
+    @property
+    def data(self) -> Array:
+        """(values,) uint16, uint32 or float32 counts, none of them zero."""
+        return self.array("data")
+
+    @property
+    def indices(self) -> Array:
+        """(values,) uint16 or uint32 gene numbers, rising inside a cell (or in rank order: see the manifest)."""
+        return self.array("indices")
+
+    @property
+    def indptr(self) -> LongArray:
+        """(n_cells + 1,) int64 first value of each cell."""
+        return self.array("indptr")
+
+    def array(self, name: str) -> Array:
+        """Map `data`, `indices` or `indptr`; the same mapping every time, for its address is known to others."""
+        with self._lock:
+            if name not in self._mapped:
+                self._mapped[name] = self._map(name)
+                self._advise(name)
+            return self._mapped[name]
+
+    def expect_random_access(self) -> None:
+        """Say that the values are read in no order, so that the system does not read on behind each."""
+        with self._lock:
+            self._random = True
+            for name in self._mapped:
+                self._advise(name)
+
+    def _advise(self, name: str) -> None:
+        mapping: Any = self._mapped[name].base
+        if self._random and name != "indptr" and isinstance(mapping, mmap.mmap) and hasattr(mapping, "madvise"):
+            mapping.madvise(mmap.MADV_RANDOM)
+
+    def _map(self, name: str) -> Array:
+        record, folder = self.record, self.path / "X" / name
+        self._bring(f"X/{name}/c/0")
+        if name != "indptr":
+            dtype = record.counts_dtype if name == "data" else record.indices_dtype
+            return map_shard(folder, dtype, record.n_values)
+        indptr = map_shard(folder, np.int64, record.n_cells + 1)
+        if indptr[0] != 0 or indptr[-1] != record.n_values:
+            ends = f"cells end at {indptr[-1]:,}, the part has {record.n_values:,} values"
+            raise damaged(ends, self.path, "indptr")
+        return indptr
+
+    def bring_tables(self) -> None:
+        """Make sure that obs and var are there; they always are, but for a store that lies elsewhere."""
+        for name in self.record.files:
+            if not name.startswith("X/"):
+                self._bring(name)
 
     def spans(self, rows: LongArray) -> tuple[LongArray, LongArray]:
         """(k,) starts and lengths of these rows' values; StoreError when a damaged indptr points outside."""
         starts = self.indptr[rows]
         lengths = self.indptr[rows + 1] - starts
-        bad = (starts < 0) | (lengths < 0) | (starts + lengths > len(self.data))
+        bad = (starts < 0) | (lengths < 0) | (starts + lengths > self.n_values)
         if bad.any():
             row = rows[bad.argmax()]
-            raise damaged(f"cell {row:,} of the part lies outside its {len(self.data):,} values", self.path, "indptr")
+            raise damaged(f"cell {row:,} of the part lies outside its {self.n_values:,} values", self.path, "indptr")
         return starts, lengths
 
 
@@ -94,16 +146,27 @@ class CountsBatch:
 class CellStore:
     """Read-only cells, numbered from 0 over all parts. Pickles as its path, so that workers map it anew."""
 
-    def __init__(self, path: Path, manifest: Manifest, parts: tuple[Part, ...]) -> None:
+    def __init__(
+        self, path: Path, manifest: Manifest, parts: tuple[Part, ...], *, reading: Reading = MAPPED
+    ) -> None:
         self.path = path
         self.manifest = manifest
         self.parts = parts
+        self.reading = reading
         self.part_starts: LongArray = np.cumsum([0, *(p.n_cells for p in parts)], dtype=np.int64)
-        self.counts_dtype: np.dtype[Any] = np.result_type(np.uint16, *(p.data.dtype for p in parts)).newbyteorder("=")
+        self.counts_dtype: np.dtype[Any] = np.result_type(np.uint16, *(p.record.counts_dtype for p in parts))
+        self.gene_maps: tuple[IntArray, ...] = (np.empty(0, np.int32),)
+        """Numbers in `gene_ids` of the genes of a part, for each different list of genes; empty: the same numbers."""
+        self.part_genes: LongArray = np.zeros(len(parts), np.int64)
+        """(n_parts,) int64 which of `gene_maps` a part uses."""
 
     @classmethod
-    def open(cls, path: str | Path) -> Self:
+    def open(cls, path: str | Path, *, read: Literal["auto", "mmap", "pread"] = "auto") -> Self:
         """Read the manifest and map every part.
+
+        Args:
+            path: the store's folder.
+            read: by memory map, by requests, or as size and disk suggest: see scmf.data.reading.
 
         Raises:
             StoreError: no store there, another version, a damaged manifest, or an array that is missing, cut
@@ -111,10 +174,16 @@ class CellStore:
         """
         path = Path(path)
         manifest = read_manifest(path)
-        return cls(path, manifest, tuple(Part.open(path, record) for record in manifest.parts))
+        parts = tuple(Part.open(path, record) for record in manifest.parts)
+        return cls(path, manifest, parts, reading=choose_reading(read, path, bytes_of_arrays(manifest)))
 
-    def __reduce__(self) -> tuple[Callable[[str], CellStore], tuple[str]]:
-        return CellStore.open, (str(self.path.absolute()),)
+    def __reduce__(self) -> tuple[Callable[..., CellStore], tuple[Any, ...]]:
+        return _reopen, (str(self.path.absolute()), self.reading.mode)
+
+    @property
+    def members(self) -> tuple[CellStore, ...]:
+        """The stores that this one is made of; itself alone, unless several are read as one."""
+        return (self,)
 
     def __len__(self) -> int:
         return self.manifest.n_cells
@@ -150,12 +219,9 @@ class CellStore:
 
     def lengths(self, cell_ids: npt.ArrayLike) -> LongArray:
         """(n,) int64 number of stored values of each cell, from indptr alone."""
-        part_numbers, rows = self.locate(cell_ids)
-        lengths = np.empty(len(rows), np.int64)
-        for number in np.unique(part_numbers):
-            here = part_numbers == number
-            lengths[here] = self.parts[number].spans(rows[here])[1]
-        return lengths
+        from scmf.data.part_table import find_lengths  # numba takes a second to import, and only here is it needed
+
+        return find_lengths(self, np.asarray(cell_ids, dtype=np.int64))
 
     def fetch(self, cell_ids: npt.ArrayLike) -> CountsBatch:
         """Copy these cells out of the store, in the order given.
@@ -164,16 +230,23 @@ class CellStore:
             IndexError: an id outside the store.
             StoreError: a damaged array that points outside itself or outside the genes.
         """
-        part_numbers, rows = self.locate(cell_ids)
-        pieces = [(self.parts[p], part_numbers == p) for p in np.unique(part_numbers)]
-        spans = [part.spans(rows[here]) for part, here in pieces]
-        indptr = np.zeros(len(rows) + 1, np.int64)
-        for (_, here), (_, lengths) in zip(pieces, spans, strict=True):
-            indptr[1:][here] = lengths
-        np.cumsum(indptr, out=indptr)
+        from scmf.data.gather import gather_cells
+        from scmf.data.part_table import find_values
+
+        cell_ids = np.asarray(cell_ids, dtype=np.int64)
+        lengths, pieces = find_values(self, cell_ids)
+        indptr = np.zeros(len(cell_ids) + 1, np.int64)
+        np.cumsum(lengths, out=indptr[1:])
         batch = CountsBatch(indptr, np.empty(indptr[-1], np.int32), np.empty(indptr[-1], self.counts_dtype))
-        for (part, here), (starts, lengths) in zip(pieces, spans, strict=True):
-            _copy_rows(part, starts, lengths, targets=indptr[:-1][here], batch=batch)
+        n_genes = np.array([part.n_genes for part in self.parts], np.int64)
+        for piece in pieces:
+            genes = (self.gene_maps[piece.genes], n_genes[piece.parts])
+            spans, out = (*piece.addresses, piece.lengths), (batch.indices, batch.counts)
+            bad = gather_cells(piece.like, spans, indptr[:-1][piece.here], genes, out)
+            if bad >= 0:
+                part, first = self.parts[piece.parts[bad]], indptr[:-1][piece.here][bad]
+                gene = batch.indices[first : first + piece.lengths[bad]].max()
+                raise damaged(f"a cell names gene {gene:,}, the part has {part.n_genes:,} genes", part.path, "indices")
         return batch
 
     def obs(self, columns: list[str] | None = None) -> pd.DataFrame:
@@ -187,6 +260,8 @@ class CellStore:
         wanted = list(self.manifest.obs_columns) if columns is None else columns
         for column in wanted:
             self._check_column(column)
+        for part in self.parts:
+            part.bring_tables()
         frames = [read_obs(part.path, wanted) for part in self.parts]
         return concat_obs(frames, columns=wanted)
 
@@ -201,6 +276,8 @@ class CellStore:
         from scmf.data.obs import concat_column, read_obs_column
 
         self._check_column(column)
+        for part in self.parts:
+            part.bring_tables()
         values = concat_column([read_obs_column(part.path, column) for part in self.parts])
         codes, uniques = pd.factorize(values, sort=False)
         names = [str(name) for name in uniques]
@@ -219,13 +296,14 @@ class CellStore:
             )
 
 
-def _copy_rows(part: Part, starts: LongArray, lengths: LongArray, *, targets: LongArray, batch: CountsBatch) -> None:
-    from scmf.data.gather import gather_rows  # numba takes a second to import, and only here is it needed
+def _reopen(path: str, mode: Literal["mmap", "pread"]) -> CellStore:
+    return CellStore.open(path, read=mode)
 
-    out = (batch.indices, batch.counts)
-    highest = gather_rows(starts, lengths, targets, (part.indices, part.data), out)
-    if highest >= part.n_genes:
-        raise damaged(f"a cell names gene {highest:,}, the part has {part.n_genes:,} genes", part.path, "indices")
+
+def bytes_of_arrays(manifest: Manifest) -> int:
+    """Bytes of the arrays of a store."""
+    names = tuple(f"X/{name}/c/0" for name in ("data", "indices", "indptr"))
+    return sum(part.files[name].bytes for part in manifest.parts for name in names if name in part.files)
 
 
 def damaged(what: str, part: Path, array: str) -> StoreError:

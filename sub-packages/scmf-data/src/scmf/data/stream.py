@@ -15,13 +15,24 @@ from scmf.core.batch import StepBatch
 from scmf.core.errors import ConfigError
 from scmf.core.random import derive_seed
 from scmf.data.collate import Collator
-from scmf.data.config import DataConfig
+from scmf.data.config import DataConfig, SplitConfig
+from scmf.data.config_order import BlockOrderConfig
 from scmf.data.masks import Corruption
+from scmf.data.drawing import BlockDrawing, Drawing, RandomDrawing, in_id_order
 from scmf.data.order import permute
-from scmf.data.packing import Layout, packed_layout, padded_layout, share_by_count, share_by_length
-from scmf.data.rank import RankTokenizer
+from scmf.data.packing import (
+    Layout,
+    packed_layout,
+    padded_layout,
+    share_by_count,
+    share_by_length,
+    share_by_neighbourhood,
+)
+from scmf.data.rank import RankTokenizer, refuse_other_rank_order
 from scmf.data.readahead import ask_for_cells, expect_random_access
-from scmf.data.split import split_cells
+from scmf.data.sampling import weighted_drawing
+from scmf.data.split import CellSet, Splits, describe_named, named_split, split_cells
+from scmf.data.stand_ins import StandIns
 from scmf.data.store import CellStore
 from scmf.data.vocabulary import Vocabulary, load_vocabulary
 
@@ -83,9 +94,11 @@ class CellStream:
         self.vocabulary: Vocabulary = load_vocabulary(config.tokenizer.vocabulary)
         seq_length = config.tokenizer.seq_length
         self.tokenizer = RankTokenizer(self.vocabulary, gene_ids=store.gene_ids, seq_length=seq_length)
-        split = config.split
-        self.splits = split_cells(store, by=split.by, validation=split.validation, test=split.test, seed=seed)
+        refuse_other_rank_order(store, self.vocabulary)
+        self.splits = _split(store, config.split, seed=seed)
+        self.drawing: Drawing = make_drawing(store, self.splits.train, config, seed=seed)
         self._collator = Collator(self.vocabulary, seq_length, corruption)
+        self._stand_ins = StandIns(store, self.tokenizer, seed=seed)
         expect_random_access(store)
 
     @property
@@ -99,7 +112,7 @@ class CellStream:
         return len(self.splits.validation)
 
     def epoch(self, cells_seen: int) -> float:
-        """Passes over the training cells so far."""
+        """Passes over the training cells so far; with weights, draws divided by the number of training cells."""
         return cells_seen / self.n_train
 
     @property
@@ -110,14 +123,19 @@ class CellStream:
             "store": self.store.fingerprint,
             "vocabulary": self.vocabulary.fingerprint,
             "tokenizer": f"{self.config.tokenizer.kind}, seq_length {self.config.tokenizer.seq_length}",
-            "split": f"by {split.by}, validation {split.validation}, test {split.test}",
+            "split": f"by {split.by}, validation {split.validation}, test {split.test}"
+            if split.name is None
+            else f"named {split.name}: {describe_named(self.store, split.name)}",
+            "order": str(self.config.order.model_dump(mode="json")),
+            "sampling": str(self.config.sampling.model_dump(mode="json")),
             "corruption": f"select {corruption.select}, mask {corruption.mask}, random {corruption.random}",
             "seed": str(self.seed),
         }
 
     def step(self, cells_seen: int) -> StepBatch:
         """This replica's share of the step that begins after so many cells."""
-        return self._prepare(self.draw(cells_seen))
+        self._ask_ahead(cells_seen)
+        return self._prepare(self.draw(cells_seen), self.splits.train)
 
     def draw(self, cells_seen: int) -> Draw:
         """Cells of the step that begins after so many cells; a step may reach into the next epoch."""
@@ -127,8 +145,7 @@ class CellStream:
         keys = np.empty(len(positions), np.uint64)
         for epoch in np.unique(epochs).tolist():
             here = epochs == epoch
-            order = permute(places[here], n=self.n_train, key=derive_seed(self.seed, "order", epoch))
-            cell_ids[here] = self.splits.train.take(order)
+            cell_ids[here] = self.drawing.take(places[here], epoch=epoch)
             keys[here] = derive_seed(self.seed, "mask", epoch)
         return Draw(cell_ids, keys)
 
@@ -144,25 +161,48 @@ class CellStream:
         key = derive_seed(self.seed, "order/validation")
         places = permute(np.arange(start, stop), n=self.n_validation, key=key)
         masks = np.full(stop - start, derive_seed(self.seed, "mask/validation"), np.uint64)
-        return self._prepare(Draw(self.splits.validation.take(places), masks))
+        return self._prepare(Draw(self.splits.validation.take(places), masks), self.splits.validation)
 
-    def _prepare(self, draw: Draw) -> StepBatch:
-        mine = np.flatnonzero(self._share(draw.cell_ids) == self.replica.number)
-        cell_ids = draw.cell_ids[mine]
-        ask_for_cells(self.store, cell_ids)
-        tokens = self.tokenizer.encode(self.store, cell_ids)
+    def _ask_ahead(self, cells_seen: int) -> None:
+        """Where the order has windows, and a step begins one: ask for this replica's cells of the next one, sorted.
+
+        So that a disk reads whole blocks once, before they are needed. (The first window of a run is not announced.)
+        """
+        drawing, size = self.drawing, self.config.global_batch_size
+        if not isinstance(drawing, BlockDrawing):
+            return
+        window = drawing.window
+        if cells_seen % window >= size or window <= size:
+            return
+        positions = range(cells_seen // window * window + window, cells_seen // window * window + 2 * window, size)
+        mine = [draw.cell_ids[self._share(draw.cell_ids) == self.replica.number] for draw in map(self.draw, positions)]
+        ask_for_cells(self.store, np.sort(np.concatenate(mine)))
+
+    def _prepare(self, draw: Draw, pool: CellSet) -> StepBatch:
+        """This replica's share of a draw; cells of the pool stand in for those that cannot be read."""
+        cell_ids, lost = self._stand_ins.addressed(draw.cell_ids, pool)
+        mine = np.flatnonzero(self._share(cell_ids) == self.replica.number)
+        ask_for_cells(self.store, cell_ids[mine])
+        tokens, own_ids, bad = self._stand_ins.encode(cell_ids[mine], pool)
         layout = self._layout(tokens.lengths)
-        microbatches = self._collator.collate(tokens, cell_ids=cell_ids, keys=draw.keys[mine], layout=layout)
-        return StepBatch(microbatches, cells=len(draw.cell_ids), cell_ids=draw.cell_ids)
+        microbatches = self._collator.collate(tokens, cell_ids=own_ids, keys=draw.keys[mine], layout=layout)
+        replaced = (*[lost[place] for place in mine.tolist() if place in lost], *bad.values())
+        return StepBatch(microbatches, cells=len(draw.cell_ids), cell_ids=draw.cell_ids, replaced=replaced)
 
     def _share(self, cell_ids: LongArray) -> LongArray:
         """Replica of each cell, from what every replica can see without reading values."""
         n_replicas = self.replica.of
         if n_replicas == 1:
             return np.zeros(len(cell_ids), np.int64)
-        if not self.config.packing:
-            return share_by_count(len(cell_ids), n_replicas=n_replicas)
-        return share_by_length(self.tokenizer.lengths_upper_bound(self.store, cell_ids), n_replicas=n_replicas)
+        if self.config.packing:
+            lengths = self.tokenizer.lengths_upper_bound(self.store, cell_ids)
+            if not isinstance(self.drawing, BlockDrawing):
+                return share_by_length(lengths, n_replicas=n_replicas)
+        else:
+            lengths = np.ones(len(cell_ids), np.int64)
+            if not isinstance(self.drawing, BlockDrawing):
+                return share_by_count(len(cell_ids), n_replicas=n_replicas)
+        return share_by_neighbourhood(cell_ids, lengths, n_replicas=n_replicas)
 
     def _layout(self, lengths: LongArray) -> Layout:
         budget, cells = self.config.microbatch_tokens, self.config.micro_batch_size
@@ -175,3 +215,31 @@ class CellStream:
             where="data",
             fix="packing needs microbatch_tokens, padding needs micro_batch_size",
         )
+
+
+def make_drawing(store: CellStore, train: CellSet, config: DataConfig, *, seed: int) -> Drawing:
+    """Which training cell stands at which place of an epoch.
+
+    Args:
+        store: the cells.
+        train: the training cells.
+        config: the `data` section: its order, its sampling and the weights of its stores.
+        seed: the run's.
+
+    Raises:
+        StoreError: obs lacks a column, or it holds no weights.
+        ConfigError: no cell can be drawn.
+    """
+    weighted = weighted_drawing(store, train, config.sampling, seed=seed)
+    if weighted is not None:
+        return weighted
+    if isinstance(config.order, BlockOrderConfig):
+        cells = in_id_order(train, n_cells=len(store))
+        return BlockDrawing(cells, seed=seed, block=config.order.block, window=config.order.window)
+    return RandomDrawing(train, seed=seed)
+
+
+def _split(store: CellStore, split: SplitConfig, *, seed: int) -> Splits:
+    if split.name is not None:
+        return named_split(store, split.name)
+    return split_cells(store, by=split.by, validation=split.validation, test=split.test, seed=seed)

@@ -1,0 +1,81 @@
+"""How the values of a store are read: by memory map or by requests. In: a store's folder and size. Out: the choice.
+
+A memory map is fastest where pages stay in memory. Where a store is many times larger than memory, or lies on a
+network disk, every page fault waits alone, and an error of the server kills the process (SIGBUS); there `pread`
+asks for whole cells, many at a time, and an error is an error.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+Mode = Literal["mmap", "pread"]
+
+TIMES_MEMORY: Final = 8
+"""A store larger than so many times the memory is read by pread. annbatch reports freezes of maps of 20 times."""
+_NETWORK: Final = ("nfs", "cifs", "smb", "lustre", "ceph", "fuse", "gpfs", "beegfs", "9p", "afs", "gluster", "weka")
+"""Beginnings of the names of file systems whose disk is elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How values are read, and why."""
+
+    mode: Mode
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.mode} ({self.why})"
+
+
+MAPPED: Final = Reading("mmap", "as asked")
+
+
+def choose_reading(asked: Literal["auto", "mmap", "pread"], path: Path, n_bytes: int) -> Reading:
+    """Decide how a store is read.
+
+    Args:
+        asked: `data.read`.
+        path: the store's folder.
+        n_bytes: bytes of all its arrays.
+    """
+    if asked != "auto":
+        return Reading(asked, "as asked")
+    kind, memory = file_system_of(path), memory_bytes()
+    facts = f"auto: {n_bytes / 1e9:,.2f} GB on {kind}, {memory / 1e9:,.1f} GB of memory"
+    far = kind.startswith(_NETWORK) or n_bytes > TIMES_MEMORY * memory
+    return Reading("pread" if far else "mmap", facts)
+
+
+def file_system_of(path: Path) -> str:
+    """Type of the file system that holds a path, such as ext4 or nfs4; `unknown` where the system does not say."""
+    wanted = str(path.resolve())
+    best, kind = "", "unknown"
+    try:
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    except OSError:
+        return kind
+    for line in lines:
+        left, _, right = line.partition(" - ")
+        # The kernel writes a blank in a path as \040.
+        point = left.split()[4].encode().decode("unicode_escape")
+        inside = wanted == point or wanted.startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):
+            best, kind = point, right.split()[0]
+    return kind
+
+
+def memory_bytes() -> int:
+    """Memory that this process may use: the machine's, or its control group's where that is less."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            limit = Path(name).read_text().strip()
+        except OSError:
+            continue
+        if limit.isdigit():
+            return min(total, int(limit))
+    return total

@@ -1,0 +1,153 @@
+"""Cells that come unequally often: exactly in the shares asked for, and none of a group before its neighbours."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
+
+from scmf.core.errors import ConfigError, StoreError
+from scmf.data.config_order import BalancedConfig, UniformConfig, WeightsConfig
+from scmf.data.joined import JoinedStore
+from scmf.data.memory_source import write_store
+from scmf.data.sampling import WeightedDrawing, apportion, weighted_drawing
+from scmf.data.split import RunSet, split_cells
+
+N = 400
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Three cell types of 300, 90 and 10 cells, shuffled."""
+    draw = np.random.default_rng(0)
+    types = draw.permutation(np.repeat(["common", "some", "rare"], [300, 90, 10]))
+    weights = np.where(types == "rare", 4.0, np.where(types == "some", 1.0, 0.5))
+    obs = pd.DataFrame(
+        {
+            "type": types,
+            "w": weights,
+            "holes": np.where(np.arange(N) == 7, np.nan, 1.0),
+            "zero": np.zeros(N),
+            "measured": draw.random(N),
+            "partly": pd.Categorical(np.where(types == "rare", None, types)),
+        },
+        index=[f"c{i}" for i in range(N)],
+    )
+    folder = tmp_path_factory.mktemp("sampling") / "s"
+    counts = csr_matrix(draw.poisson(1.0, (N, 5)) + 1)
+    return write_store(folder, counts=counts, obs=obs, gene_ids=tuple(f"ENSG{i}" for i in range(5)))
+
+
+def _drawing(store, sampling, *, seed=1):
+    train = split_cells(store, by=None, validation=0.1, test=0.0, seed=0).train
+    return train, weighted_drawing(store, train, sampling, seed=seed)
+
+
+def test_balanced_groups_are_drawn_equally_often_to_a_place(store):
+    train, drawing = _drawing(store, BalancedConfig(by="type"))
+    types = store.obs(["type"])["type"].to_numpy()
+    for epoch in range(3):
+        drawn = drawing.take(np.arange(len(train)), epoch=epoch)
+        assert train.contains(drawn).all()
+        counts = pd.Series(types[drawn]).value_counts()
+        assert set(counts.index) == {"common", "some", "rare"}
+        assert counts.max() - counts.min() <= 1
+
+
+def test_cells_without_a_label_are_a_group_of_their_own(store):
+    train, drawing = _drawing(store, BalancedConfig(by="partly"))
+    missing = store.obs(["partly"])["partly"].isna().to_numpy()
+    drawn = drawing.take(np.arange(len(train)), epoch=0)
+    assert missing[drawn].sum() == pytest.approx(len(train) / 3, abs=1)
+
+
+def test_weights_of_a_column_are_met_and_zero_is_never_drawn(store):
+    train, drawing = _drawing(store, WeightsConfig(column="w"))
+    obs = store.obs(["type", "w"])
+    drawn = np.concatenate([drawing.take(np.arange(len(train)), epoch=e) for e in range(20)])
+    ids = train.take(np.arange(len(train)))
+    expected = obs["w"].to_numpy()[ids] / obs["w"].to_numpy()[ids].sum() * len(drawn)
+    counts = np.bincount(drawn, minlength=N)[ids]
+    # Within a group the draws of two cells differ by one; a group's share is met to a place an epoch.
+    assert np.abs(counts - expected).max() <= 1 + 20 / 9
+    assert np.bincount(drawn, minlength=N)[~train.contains(np.arange(N))].sum() == 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=st.lists(st.integers(0, 30), min_size=1, max_size=6).filter(any),
+    seed=st.integers(0, 50),
+    epochs=st.integers(1, 5),
+)
+def test_neighbours_in_a_group_are_drawn_equally_often_up_to_one(sizes, seed, epochs):
+    n = sum(sizes)
+    groups = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes), dtype=np.int32), sizes))
+    cells = RunSet(np.zeros(1, np.int64), np.array([0, n], np.int64))
+    drawing = WeightedDrawing(cells, groups, np.ones(len(sizes)), seed=seed)
+    drawn = np.concatenate([drawing.take(np.arange(n), epoch=e) for e in range(epochs)])
+    counts = np.bincount(drawn, minlength=n)
+    for group in range(len(sizes)):
+        if sizes[group]:
+            assert np.ptp(counts[groups == group]) <= 1
+            assert counts[groups == group].sum() == epochs * drawing.slots[group]
+
+
+def test_a_draw_is_a_function_of_seed_epoch_and_place(store):
+    train, drawing = _drawing(store, BalancedConfig(by="type"))
+    whole = drawing.take(np.arange(len(train)), epoch=1_000_000)
+    places = np.random.default_rng(0).integers(0, len(train), 40)
+    assert np.array_equal(drawing.take(places, epoch=1_000_000), whole[places])
+    assert not np.array_equal(
+        _drawing(store, BalancedConfig(by="type"), seed=2)[1].take(places, epoch=0), whole[places]
+    )
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=30).filter(lambda s: sum(s) > 0), st.integers(0, 10**9))
+def test_places_are_divided_to_the_last_one(shares, places):
+    whole = apportion(np.array(shares), places)
+    exact = np.array(shares) / sum(shares) * places
+    assert whole.sum() == places
+    assert np.abs(whole - exact).max() <= 1 + 1e-6 * places
+
+
+def test_uniform_sampling_needs_no_table(store):
+    assert _drawing(store, UniformConfig())[1] is None
+
+
+@pytest.mark.parametrize(
+    ("sampling", "error", "sentence"),
+    [
+        pytest.param(WeightsConfig(column="holes"), StoreError, "1 of 400 cells have none", id="missing"),
+        pytest.param(WeightsConfig(column="type"), StoreError, "400 of 400 cells have none", id="text"),
+        pytest.param(WeightsConfig(column="zero"), ConfigError, "none can be drawn", id="zero"),
+        pytest.param(WeightsConfig(column="gone"), StoreError, "no column 'gone'", id="absent"),
+        pytest.param(BalancedConfig(by="measured"), ConfigError, "different measurements", id="continuous"),
+    ],
+)
+def test_a_column_that_gives_no_weights_says_why(store, sampling, error, sentence):
+    with pytest.raises(error, match=sentence) as caught:
+        _drawing(store, sampling)
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_too_many_weights_are_refused(store, monkeypatch):
+    monkeypatch.setattr("scmf.data.sampling.MOST_WEIGHTS", 100)
+    with pytest.raises(StoreError, match="400 different weights"):
+        _drawing(store, WeightsConfig(column="measured"))
+
+
+def test_a_stores_weight_multiplies_the_draws_of_each_of_its_cells(store):
+    both = JoinedStore([store, store], weights=[1.0, 3.0])
+    train = RunSet(np.zeros(1, np.int64), np.array([0, 2 * N], np.int64))
+    drawing = weighted_drawing(both, train, UniformConfig(), seed=0)
+    drawn = drawing.take(np.arange(2 * N), epoch=0)
+    assert [(drawn < N).sum(), (drawn >= N).sum()] == [200, 600]
+    balanced = weighted_drawing(both, train, BalancedConfig(by="type"), seed=0)
+    drawn = balanced.take(np.arange(2 * N), epoch=0)
+    types = both.obs(["type"])["type"].to_numpy()
+    table = pd.crosstab(types[drawn], drawn >= N)
+    assert (abs(table[True] / table[False] - 3) < 0.1).all()
+    assert table.sum(axis=1).max() - table.sum(axis=1).min() <= 2
