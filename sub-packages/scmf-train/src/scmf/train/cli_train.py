@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from scmf.core.command import Parser
@@ -113,9 +114,9 @@ def _run_rank(config: MainConfig, options: argparse.Namespace) -> int:
     from scmf.train.layout import lay_out
     from scmf.train.rules import check_launched, check_world
     from scmf.train.run import run
-    from scmf.train.world import join_world, lost_contact
+    from scmf.train.world import join_world, lost_contact, patience
 
-    with join_world() as world:
+    with join_world(patience(config.trainer.on_fault.hang_seconds)) as world:
         try:
             check_launched(config, world.size)
             check_world(config, world.size)
@@ -123,7 +124,7 @@ def _run_rank(config: MainConfig, options: argparse.Namespace) -> int:
                 if options.dry_run:
                     dry_run(config, layout)
                     return 0
-                return run(config, layout, resume=options.resume)
+                return run(config, layout, resume=_resume(options.resume, config))
         except ScmfError as error:
             if world.size == 1:
                 raise
@@ -135,6 +136,14 @@ def _run_rank(config: MainConfig, options: argparse.Namespace) -> int:
             sys.stderr.write(f"rank {world.rank} stops: another rank is gone\n")
             sys.stderr.flush()
             os._exit(1)  # leaving in order would wait for the ranks that are gone
+
+
+def _resume(asked: str | None, config: MainConfig) -> str | None:
+    """`--resume`, which is auto where torchrun has started these ranks again after one has failed."""
+    if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0":
+        return asked
+    begun = (Path(config.trainer.result_dir) / "config.yaml").exists()
+    return "auto" if begun else asked
 
 
 if __name__ == "__main__":

@@ -17,11 +17,15 @@ from random import SystemRandom
 from types import FrameType
 
 from scmf.core.errors import MachineError
+from scmf.train.signals import REQUEUE
+from scmf.train.watchdog import HUNG
 
 PARENT = "SCMF_LAUNCHER_PID"
 _GRACE_SECONDS = 30.0
 _LAST_WORDS_SECONDS = 5.0
 """Time in which ranks may end by themselves, and say why, after one has failed."""
+_WITH_ALL = (REQUEUE, HUNG)
+"""Codes with which all ranks end by themselves: after a save that was asked for, or when none makes progress."""
 _PORTS = range(12_000, 32_000)
 _PR_SET_PDEATHSIG = 1
 
@@ -39,7 +43,8 @@ def in_slurm_step() -> bool:
 def run_ranks(ranks: int, arguments: Sequence[str]) -> int:
     """Start `scmf-train` once a rank, wait, and return the first exit code that is not 0.
 
-    When a rank fails the others are told to stop, and killed where they do not. Signals go to all ranks.
+    When a rank fails the others have a few seconds to end by themselves, and are killed then. SIGTERM and SIGUSR1
+    go to all ranks, which save and end with the code of a requeue.
 
     Args:
         ranks: processes to start on this machine.
@@ -117,8 +122,7 @@ def _wait(processes: list[subprocess.Popen[bytes]]) -> int:
         while any(process.poll() is None for process in processes):
             failed = [p.returncode for p in processes if p.returncode not in (None, 0)]
             if failed:
-                _let_end(processes)
-                _stop(processes)
+                _let_end(processes, _GRACE_SECONDS if failed[0] in _WITH_ALL else _LAST_WORDS_SECONDS)
                 return _exit_code(failed[0])
             time.sleep(0.05)
     except KeyboardInterrupt:
@@ -128,10 +132,15 @@ def _wait(processes: list[subprocess.Popen[bytes]]) -> int:
     return next((_exit_code(p.returncode) for p in processes if p.returncode), 0)
 
 
-def _let_end(processes: list[subprocess.Popen[bytes]]) -> None:
-    deadline = time.monotonic() + _LAST_WORDS_SECONDS
+def _let_end(processes: list[subprocess.Popen[bytes]], seconds: float) -> None:
+    """Wait for the ranks; those that a failed one has left in a collective do not come back, and are killed."""
+    deadline = time.monotonic() + seconds
     while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
         time.sleep(0.05)
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
 
 
 def _exit_code(returncode: int) -> int:
@@ -140,13 +149,7 @@ def _exit_code(returncode: int) -> int:
 
 
 def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
-    # A rank that waits for a failed one in a collective does not come back by itself.
     for process in processes:
         if process.poll() is None:
             process.terminate()
-    deadline = time.monotonic() + _GRACE_SECONDS
-    for process in processes:
-        try:
-            process.wait(timeout=max(0.1, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
+    _let_end(processes, _GRACE_SECONDS)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
+
+import numpy as np
 
 from scmf.core.batch import ReplacedCell, StepBatch
 from scmf.core.errors import CheckpointError, TrainingError
@@ -123,16 +126,19 @@ class Trainer:
             stop_on(first_fault(error))
         if heard.stop:
             return None
-        if heard.bad_cells:
-            self._count_bad_cells(heard.bad_cells, bad, console)
-        return batch
+        return self._with_stand_ins(batch, bad, console) if heard.bad_cells and batch is not None else batch
 
-    def _count_bad_cells(self, count: int, bad: tuple[ReplacedCell, ...], console: Console) -> None:
-        self.tally = self.tally.with_bad_cells(count)
-        for replaced in [line for rank in self.council.gather([str(item) for item in bad]) for line in rank]:
-            console.say(f"WARNING step {self.step + 1:,}: {replaced}")
+    def _with_stand_ins(self, batch: StepBatch, mine: tuple[ReplacedCell, ...], console: Console) -> StepBatch:
+        """The batch with the ids of the cells that all replicas really have, after counting those they lack."""
+        replaced = [cell for cells in self.council.gather(mine) for cell in cells]
+        self.tally = self.tally.with_bad_cells(len(replaced))
+        for cell in replaced:
+            console.say(f"WARNING step {self.step + 1:,}: {cell}")
         _, error = attempt(lambda: refuse_bad_cells(self.tally, self.config.trainer.on_fault, step=self.step + 1))
         stop_on(None if error is None else RankFault(0, error))
+        instead = {cell.cell_id: cell.instead for cell in replaced}
+        cell_ids = [instead.get(cell, cell) for cell in batch.cell_ids.tolist()]
+        return dataclasses.replace(batch, cell_ids=np.array(cell_ids, np.int64))
 
     def _batches(self) -> LookAhead:
         data = self.config.data

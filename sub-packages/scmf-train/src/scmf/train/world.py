@@ -21,6 +21,8 @@ from scmf.model.device import local_device, use_device
 from scmf.train.launch import in_slurm_step
 
 TIMEOUT = timedelta(minutes=30)
+LONGEST = timedelta(days=8)
+"""For collectives that may wait for ever; NCCL and gloo need a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +42,21 @@ class World:
         return self.rank == 0
 
 
+def patience(hang_seconds: float | None) -> timedelta:
+    """How long a collective waits: past the moment at which the watchdog has told where every rank stands.
+
+    Args:
+        hang_seconds: `trainer.faults.hang_seconds`.
+    """
+    return LONGEST if hang_seconds is None else min(LONGEST, timedelta(seconds=2 * hang_seconds) + TIMEOUT)
+
+
 @contextmanager
-def join_world() -> Iterator[World]:
+def join_world(timeout: timedelta = TIMEOUT) -> Iterator[World]:
     """Join the other ranks for the time of the block; alone where no launcher has set an environment.
+
+    Args:
+        timeout: of every collective.
 
     Raises:
         MachineError: the environment is incomplete, or the other ranks cannot be reached.
@@ -57,7 +71,7 @@ def join_world() -> Iterator[World]:
         if world.size == 1:
             dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
         else:
-            dist.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=TIMEOUT)
+            dist.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=timeout)
     except (RuntimeError, ValueError) as error:
         raise MachineError(
             f"rank {world.rank} of {world.size} cannot reach the others: {str(error).splitlines()[0]}",
