@@ -36,8 +36,9 @@ def run_ranks(function: Callable[..., Any], ranks: int, *args: Any) -> list[Any]
         _CONTEXT.Process(target=_rank, args=(pipe[1], rank, ranks, port, function, args), daemon=True)
         for rank, pipe in enumerate(pipes)
     ]
-    for process in processes:
+    for process, pipe in zip(processes, pipes, strict=True):
         process.start()
+        pipe[1].close()  # so that a rank that dies without a word is noticed at once
     try:
         return [_receive(pipe[0], rank) for rank, pipe in enumerate(pipes)]
     finally:
