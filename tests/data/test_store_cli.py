@@ -96,8 +96,8 @@ def test_tokens_writes_every_cell_as_the_tokenizer_gives_it(run, demo_store, tmp
         pytest.param(
             ["convert", "{tmp}/none.h5ad", "--dest", "{tmp}/s"], "SCMF-D001: there is no such file", id="missing"
         ),
-        pytest.param(["convert", "{tmp}", "--dest", "{tmp}/s"], "SCMF-D001: this is a folder", id="folder"),
-        pytest.param(["convert", "{tmp}/a.csv", "--dest", "{tmp}/s"], "SCMF-D001: the file is not HDF5", id="text"),
+        pytest.param(["convert", "{tmp}", "--dest", "{tmp}/s"], "SCMF-D001: the folder holds nothing", id="folder"),
+        pytest.param(["convert", "{tmp}/a.csv", "--dest", "{tmp}/s"], "SCMF-D004: the table has no row", id="text"),
         pytest.param(["convert", "{demo}"], "the following arguments are required: --dest", id="no destination"),
         pytest.param(["convert", "{demo}", "--dest", "{tmp}/s", "--memory", "lots"], "argument --memory", id="memory"),
         pytest.param(["convert", "{demo}", "--dest", "{tmp}/a.csv"], "the destination is not a folder", id="dest file"),

@@ -69,7 +69,8 @@ FINDINGS: Final[dict[str, Kind]] = {
     "D010": Kind(
         "error",
         "No column of var holds Ensembl gene ids.",
-        "Add a column of Ensembl ids and name it with `--gene-column`, or keep the names with `--gene-ids symbols`.",
+        "Map symbols with `--gene-ids map`, name a column of Ensembl ids with `--gene-column`, or keep the names with "
+        "`--gene-ids symbols`.",
     ),
     "D011": Kind(
         "error",
@@ -170,7 +171,7 @@ FINDINGS: Final[dict[str, Kind]] = {
     "D030": Kind(
         "note",
         "The names of the genes are symbols.",
-        "Map them to Ensembl ids, or keep them with `--gene-ids symbols`.",
+        "Map them to Ensembl ids with `--gene-ids map`, or keep them with `--gene-ids symbols`.",
     ),
     "D031": Kind(
         "note",
@@ -200,11 +201,11 @@ FINDINGS: Final[dict[str, Kind]] = {
     "D036": Kind(
         "note",
         "Gene ids carry the name of a genome (GRCh38_, mm10___): an experiment with two species.",
-        "Remove the prefix, then say which species to keep with `--species`.",
+        "Map them with `--gene-ids map`, and say which species to keep with `--species`.",
     ),
     "D037": Kind(
         "warning",
-        "The shipped vocabularies know few of the molecules.",
+        "The shipped vocabularies know few of the molecules, though the genes are human.",
         "Check the gene ids, or compute a vocabulary of your own: `scmf-store vocabulary`.",
     ),
     "D038": Kind(
@@ -281,6 +282,11 @@ FINDINGS: Final[dict[str, Kind]] = {
         "note",
         "Gene ids carry versions (ENSG00000141510.16).",
         "Nothing to do: versions are stripped.",
+    ),
+    "D053": Kind(
+        "note",
+        "Genes of a species that no shipped vocabulary knows.",
+        "Compute a vocabulary from the store: `scmf-store vocabulary`; for genes of mouse also `--orthologs human`.",
     ),
     "D060": Kind(
         "error",

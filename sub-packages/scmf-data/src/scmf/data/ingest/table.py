@@ -69,6 +69,26 @@ class ColumnTable(Table):
         return values if isinstance(values, pd.Categorical) else as_strings(np.asarray(values))
 
 
+class FrameTable(Table):
+    """A table that is in memory."""
+
+    def __init__(self, frame: pd.DataFrame) -> None:
+        """Take a frame whose index is the rows' names."""
+        self._frame = frame
+        self.columns = tuple(str(c) for c in frame.columns)
+
+    def __len__(self) -> int:
+        return len(self._frame)
+
+    def index(self, start: int = 0, stop: int | None = None) -> Array:
+        """(rows,) object array of the rows' names."""
+        return np.array([str(v) for v in self._frame.index[start:stop]], dtype=object)
+
+    def column(self, name: str, start: int = 0, stop: int | None = None) -> Any:
+        """(rows,) values of a column."""
+        return self._frame[name].iloc[start:stop].array
+
+
 class RowsTable(Table):
     """Some rows of another table, in its order."""
 

@@ -1,0 +1,181 @@
+"""A table of counts as text (CSV, TSV, plain or gzip) as a source. In: a path. Out: X.
+
+Such a table does not say whether its rows are cells or genes. The names decide: Ensembl ids are genes, barcodes are
+cells. Where neither is found the user has to say.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Final, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from scmf.data.ingest.findings import refuse
+from scmf.data.ingest.genes import ENSEMBL
+from scmf.data.ingest.source import Matrix, ReadWishes, Source
+from scmf.data.ingest.spool import Shape, Spool, SpoolWriter, Triples
+from scmf.data.ingest.table import ColumnTable, as_text
+from scmf.data.ingest.text_file import open_text, separator_of
+from scmf.data.ingest.text_kernels import parse_fields
+
+Array = npt.NDArray[Any]
+Axis = Literal["rows", "columns"]
+
+_BARCODE: Final = re.compile(r"(^|[^A-Za-z])[ACGT]{8,}([^A-Za-z]|$)")
+_PEEK: Final = 300
+"""Rows whose names are looked at before the table is read."""
+_BLOCK: Final = 1 << 20
+
+
+class DelimitedSource(Source):
+    """An open table of counts; a context manager."""
+
+    format: ClassVar[str] = "table"
+
+    def __init__(self, path: Path, wishes: ReadWishes) -> None:
+        super().__init__(path)
+        self._separator = b","
+        self._header, names = self._peek()
+        self._cells_in, self._why = self._orient(names, wishes.cells_in)
+        self._spool = Spool(path, scratch=wishes.scratch, key="table")
+        self._shape: Shape | None = None
+
+    def close(self) -> None:
+        """Remove the unpacked copy, unless somebody else owns it."""
+        self._spool.close()
+
+    def matrices(self) -> dict[str, Matrix]:
+        """The table as X; it is unpacked at the first call."""
+        return {"X": self._spool.matrix(self._unpacked(), path=self.path, cells_in=self._cells_in)}
+
+    def obs(self) -> ColumnTable:
+        """Names of the cells."""
+        return self._names("rows" if self._cells_in == "rows" else "columns")
+
+    def var(self, element: str) -> ColumnTable:
+        """Names of the genes."""
+        del element
+        return self._names("columns" if self._cells_in == "rows" else "rows")
+
+    def notes(self, element: str) -> list[str]:
+        """Where the cells are and how that is known."""
+        del element
+        return [f"cells are the {self._cells_in}: {self._why}"]
+
+    def _names(self, axis: Axis) -> ColumnTable:
+        self._unpacked()
+        names = self._spool.names("rows") if axis == "rows" else np.array(self._header, dtype=object)
+        return ColumnTable(names, {})
+
+    def _unpacked(self) -> Shape:
+        if self._shape is None:
+            self._shape = self._spool.unpack(self._unpack)
+        return self._shape
+
+    def _peek(self) -> tuple[list[str], list[str]]:
+        """Names of the columns, and of the first rows."""
+        with open_text(self.path) as file:
+            first = file.readline()
+            self._separator = separator_of(first)
+            rows = [self._split(line) for line, _ in zip(_lines(file), range(_PEEK), strict=False)]
+        header = _fields(first.rstrip(b"\r\n"), self._separator)
+        if not rows:
+            raise refuse("D004", "the table has no row below its header", where=str(self.path))
+        width = 1 + rows[0][1].count(self._separator)
+        if len(header) == width + 1:
+            header = header[1:]  # the corner cell above the names of the rows
+        if len(header) != width:
+            what = f"the header has {len(header):,} fields and the first row {width + 1:,}"
+            raise refuse("D003", what, where=str(self.path), fix="write one name a column, and nothing else")
+        return header, [as_text(name) for name, _ in rows]
+
+    def _orient(self, rows: list[str], wish: Axis | None) -> tuple[Axis, str]:
+        """Where the cells are, and why."""
+        if wish is not None:
+            return wish, "as --cells-in says"
+        seen = {"header": self._header, "first column": rows}
+        genes = {place: _share(ENSEMBL, names) for place, names in seen.items()}
+        cells = {place: _share(_BARCODE, names) for place, names in seen.items()}
+        for kind, share in (("Ensembl ids", genes), ("barcodes", cells)):
+            place, other = sorted(seen, key=lambda p: share[p], reverse=True)
+            if share[place] >= 0.5 > share[other]:
+                in_rows = (place == "header") == (kind == "Ensembl ids")
+                return "rows" if in_rows else "columns", f"{share[place]:.0%} of the {place} are {kind}"
+        raise self._undecided(rows)
+
+    def _undecided(self, rows: list[str]) -> Exception:
+        what = (
+            "neither Ensembl ids nor barcodes tell whether the rows are cells or genes "
+            f"(header: {', '.join(self._header[:3])}; first column: {', '.join(rows[:3])})"
+        )
+        command = f"scmf-store convert {shlex.quote(str(self.path))} --dest DIR --cells-in"
+        fix = f"say where the cells are: {command} rows, or {command} columns"
+        return refuse("D061", what, where=str(self.path), fix=fix)
+
+    def _split(self, line: bytes) -> tuple[bytes, bytes]:
+        """Name of a row, and the rest of it."""
+        if line.startswith(b'"'):
+            end = line.find(b'"', 1)
+            return line[1:end], line[end + 2 :]
+        name, _, rest = line.partition(self._separator)
+        return name.strip(), rest
+
+    def _unpack(self, writer: SpoolWriter) -> Shape:
+        columns, values = np.empty(len(self._header), np.int32), np.empty(len(self._header), np.float64)
+        row, names, block = 0, list[bytes](), list[tuple[int, Array, Array]]()
+        with open_text(self.path) as file:
+            file.readline()
+            for line in _lines(file):
+                name, rest = self._split(line)
+                fields, n, bad = parse_fields(np.frombuffer(rest, np.uint8), self._separator[0], columns, values)
+                if bad >= 0 or fields != len(self._header):
+                    raise self._no_row(row, as_text(name), rest, (fields, bad))
+                block.append((row, columns[:n].copy(), values[:n].copy()))
+                names.append(name)
+                row += 1
+                if len(names) * len(self._header) >= _BLOCK:
+                    _flush(writer, names, block)
+                    names, block = [], []
+        _flush(writer, names, block)
+        return Shape(row, len(self._header), writer.n_values, "rows")
+
+    def _no_row(self, row: int, name: str, rest: bytes, found: tuple[int, int]) -> Exception:
+        fields, bad = found
+        where = f"{self.path}: line {row + 2:,} ({name})"
+        if bad >= 0:
+            text = rest[bad:].split(self._separator)[0][:40].decode("utf-8", "replace")
+            column = self._header[fields] if fields < len(self._header) else f"number {fields + 1}"
+            what = f"{text!r} in column {column} is no number"
+            fix = "leave only names and counts in the table; keep other columns (cell types, symbols) apart"
+            return refuse("D003", what, where=where, fix=fix)
+        return refuse("D003", f"the line has {fields:,} values, the header {len(self._header):,} names", where=where)
+
+
+def _flush(writer: SpoolWriter, names: list[bytes], block: list[tuple[int, Array, Array]]) -> None:
+    if not names:
+        return
+    rows = np.concatenate([np.full(len(values), row, np.int32) for row, _, values in block])
+    columns = np.concatenate([columns for _, columns, _ in block])
+    writer.put(Triples(rows, columns, np.concatenate([values for _, _, values in block])))
+    writer.put_names("rows", names)
+
+
+def _lines(file: Any) -> Iterator[bytes]:
+    return (line for raw in file if (line := raw.rstrip(b"\r\n")))
+
+
+def _fields(line: bytes, separator: bytes) -> list[str]:
+    text = line.decode("utf-8-sig", "replace")
+    return [field.strip() for field in next(csv.reader([text], delimiter=separator.decode()), [])]
+
+
+def _share(pattern: re.Pattern[str], names: list[str]) -> float:
+    """Share of the names that a pattern finds."""
+    known = [name for name in names if name]
+    return sum(bool(pattern.search(name)) for name in known) / max(1, len(known))

@@ -1,0 +1,137 @@
+"""Cell Ranger's .h5 files as a source. In: a path. Out: its matrices, features and barcodes, found but not yet read.
+
+Version 3 and later: one group `matrix` with all features. Version 2: a group for each genome, with barcodes of its
+own. Source: "Feature-Barcode Matrices" in 10x Genomics' Cell Ranger documentation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from scmf.data.ingest.findings import refuse
+from scmf.data.ingest.hdf5 import open_hdf5
+from scmf.data.ingest.source import Matrix, Source, check_sparse, reading
+from scmf.data.ingest.table import ColumnTable, as_text
+
+Array = npt.NDArray[Any]
+
+GENE_EXPRESSION: Final = "Gene Expression"
+_ARRAYS: Final = frozenset({"barcodes", "data", "indices", "indptr", "shape"})
+_PREFIXED: Final = re.compile(r"^[A-Za-z0-9.\-]+?_+(ENS[A-Z]{0,6}G\d{11}.*)$")
+"""Gene ids of a reference with several genomes: GRCh38_ENSG00000141510, mm10___ENSMUSG00000059552."""
+
+
+class TenxH5(Source):
+    """An open Cell Ranger .h5; a context manager."""
+
+    format: ClassVar[str] = "10x h5"
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._file = open_hdf5(path)
+        with reading(path, "its groups"):
+            names = genome_groups(self._file)
+        # One matrix is X, as everywhere; genomes of version 2 keep their names, for --counts.
+        self._groups = {name if len(names) > 1 else "X": self._file[name] for name in names}
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def matrices(self) -> dict[str, Matrix]:
+        """X, or one matrix for each genome of a version 2 file."""
+        return {element: self._matrix(element, group) for element, group in self._groups.items()}
+
+    def must_name(self) -> str | None:
+        """Several genomes have cells of their own, so one has to be named."""
+        if len(self._groups) < 2:
+            return None
+        return f"the file holds {len(self._groups)} genomes, each with cells of its own: {', '.join(self._groups)}"
+
+    def obs(self) -> ColumnTable:
+        """Barcodes of the first matrix."""
+        return self.cells_of(next(iter(self._groups)))
+
+    def cells_of(self, element: str) -> ColumnTable:
+        """Barcodes of a matrix."""
+        return ColumnTable(self._groups[element]["barcodes"], {})
+
+    def var(self, element: str) -> ColumnTable:
+        """Features: id without the genome's name, symbol, and type and genome where the file has them."""
+        group = self._groups[element]
+        if "features" not in group:
+            return feature_table(_column(group, "genes"), gene_symbol=_column(group, "gene_names"))
+        features = group["features"]
+        extra = {n: _column(features, n) for n in ("feature_type", "genome") if n in features}
+        return feature_table(_column(features, "id"), gene_symbol=_column(features, "name"), **extra)
+
+    def kept_columns(self, element: str) -> npt.NDArray[np.bool_] | None:
+        """Gene Expression features; None where all are."""
+        return kept_features(self.var(element), where=f"{self.path}: {element}")
+
+    def notes(self, element: str) -> list[str]:
+        """Which kinds of features there are and which are kept."""
+        return feature_notes(self.var(element))
+
+    def _matrix(self, element: str, group: h5py.Group) -> Matrix:
+        with reading(self.path, element):
+            n_genes, n_cells = (int(n) for n in group["shape"][:])
+            arrays = group["data"], group["indices"], group["indptr"]
+        return check_sparse(Matrix(element, "csr", n_cells, n_genes, self.path, *arrays))
+
+
+def genome_groups(file: h5py.File) -> list[str]:
+    """Names of the groups that are Cell Ranger matrices; empty for another kind of file."""
+    groups = {name: node for name, node in file.items() if isinstance(node, h5py.Group)}
+    return [
+        n for n, g in groups.items() if set(g) >= _ARRAYS and ("features" in g or {"genes", "gene_names"} <= set(g))
+    ]
+
+
+def feature_table(ids: Array, **columns: Array) -> ColumnTable:
+    """Table of features whose ids have lost the name of their genome."""
+    bare = [_PREFIXED.sub(r"\1", as_text(i)) for i in ids]
+    return ColumnTable(np.array(bare, dtype=object), columns)
+
+
+def kept_features(var: ColumnTable, *, where: str) -> npt.NDArray[np.bool_] | None:
+    """(features,) those that are genes, None where all are; InputError D012 where none is."""
+    types = _types(var)
+    if types is None:
+        return None
+    kept = np.array([t in {GENE_EXPRESSION, ""} for t in types])
+    if not kept.any():
+        found = ", ".join(f"{n:,} {t}" for t, n in Counter(types).items())
+        fix = "name a matrix with gene expression; of a multiome run, filtered_feature_bc_matrix.h5"
+        raise refuse("D012", f"no feature is {GENE_EXPRESSION}: the file has {found}", where=where, fix=fix)
+    return None if kept.all() else kept
+
+
+def feature_notes(var: ColumnTable) -> list[str]:
+    """One sentence on the kinds of features, where there are several."""
+    types = _types(var)
+    if types is None or len(set(types)) < 2:
+        return []
+    counts = Counter(types)
+    genes = counts.pop(GENE_EXPRESSION, 0) + counts.pop("", 0)
+    others = ", ".join(f"{n:,} {t}" for t, n in counts.items())
+    return [f"{genes:,} {GENE_EXPRESSION} features are kept; {others} are no genes and dropped"]
+
+
+def _types(var: ColumnTable) -> Sequence[str] | None:
+    if "feature_type" not in var.columns:
+        return None
+    return [as_text(t) for t in var.column("feature_type")]
+
+
+def _column(group: h5py.Group, name: str) -> Array:
+    texts: Array = group[name][:]
+    return texts
