@@ -24,6 +24,10 @@ def check(options: argparse.Namespace) -> int:
 
     request = Request(tuple(options.sources), source_options(options))
     found = inspect_sources(request, full=options.full)
+    if options.gene_report is not None:
+        from scmf.data.ingest.gene_report import write_gene_report
+
+        write_gene_report(options.gene_report, [(str(s.path), s.genes) for s in found.sources if s.genes is not None])
     text = (
         json.dumps(report_json(found, request), indent=2) if options.json else "\n".join(report_lines(found, request))
     )

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from scmf.data.gene_species import NameSurvey, survey_names
 from scmf.data.genes import ENSEMBL, NAMED_SPECIES, NamedSpecies, load_gene_table
-from scmf.data.ingest.refusals import refuse
+from scmf.data.ingest.findings import refuse
 from scmf.data.ingest.source_genes import ColumnOrigin, GeneWishes, SourceGenes
 from scmf.data.orthologs import load_orthologs
 
@@ -36,12 +36,13 @@ def map_genes(texts: Texts, wishes: GeneWishes, symbols: tuple[str, ...], *, whe
     surveys = {column: survey_names(list(values)) for column, values in texts.items()}
     ids = max(surveys, key=lambda c: surveys[c].ensembl)
     names = max(surveys, key=lambda c: max(surveys[c].human, surveys[c].mouse) - surveys[c].ensembl)
-    given = tuple(str(i) if ENSEMBL.match(i) else str(n) for i, n in zip(texts[ids], texts[names], strict=True))
+    given = tuple(str(i) if ENSEMBL.match(i) else str(n or i) for i, n in zip(texts[ids], texts[names], strict=True))
     species = _species(given, wishes, where=where, command=command)
     table = load_gene_table(species)
     mapping = table.map(given)
+    used = (names,) if ids == names or not surveys[ids].ensembl else (ids, names)
     return SourceGenes(
-        column=ids if ids == names or not surveys[ids].ensembl else f"{ids}, {names}",
+        column=", ".join(used),
         ids=mapping.ids,
         symbols=tuple(s or n for s, n in zip(symbols, given, strict=True)),
         species=frozenset({species}),
@@ -121,6 +122,8 @@ def _named(species: str | None) -> NamedSpecies | None:
 
 def _doubt(survey: NameSurvey, command: str) -> tuple[str, str]:
     """Why the species cannot be told, and the command that says it."""
+    if survey.ensembl > survey.names / 2:
+        return "Ensembl ids of a species that scmf has no table of", command.replace(" --gene-ids map", "")
     shares = f"{survey.human / max(1, survey.names):.1%} human, {survey.mouse / max(1, survey.names):.1%} mouse"
     if survey.species == "mixed":
         return f"of two species ({shares})", f"{command} --species human"

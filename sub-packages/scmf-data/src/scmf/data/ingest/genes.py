@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from scmf.data.gene_names import How
 from scmf.data.genes import ENSEMBL, SPECIES_CODES
-from scmf.data.ingest.refusals import refuse
+from scmf.data.ingest.findings import refuse
 from scmf.data.ingest.source_genes import ColumnOrigin, GeneWishes, SourceGenes
 from scmf.data.ingest.table import Table
 from scmf.data.manifest import Species

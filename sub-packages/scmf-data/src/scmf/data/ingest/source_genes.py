@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from scmf.core.text import counted
 from scmf.data.gene_names import How
 from scmf.data.manifest import IdSpace, Species
 
@@ -97,11 +98,12 @@ class SourceGenes:
             lines.append(f"mapped by the names of {self.table.split()[0]}: {ways}")
         chosen = self.found.get("ambiguous-chosen", 0)
         if chosen:
-            lines.append(f"{chosen:,} symbols have several ids; the oldest is taken (--gene-report FILE lists them)")
+            what = f"{counted(chosen, 'symbol')} of several ids"
+            lines.append(f"{what}: the oldest is taken (--gene-report FILE lists them)")
         if self.orthologs:
             lost = self.found.get("no-ortholog", 0)
             what = self.orthologs.partition(", sha256:")[0]
-            lines.append(f"{what}; {lost:,} without exactly one ortholog are dropped")
+            lines.append(f"{what}; {counted(lost, 'gene')} without exactly one ortholog dropped")
         return lines
 
     def among(self, kept: npt.NDArray[np.bool_]) -> SourceGenes:
