@@ -18,6 +18,13 @@ from scmf.core.config_read import parse_json, parse_yaml
 from scmf.core.config_write import json_schema, to_json, to_yaml
 from scmf.core.errors import ConfigError
 from scmf.data.config import SHIPPED_VOCABULARIES, CellsConfig, RankTokenizerConfig, SplitConfig
+from scmf.data.config_order import (
+    BalancedConfig,
+    BlockOrderConfig,
+    RandomOrderConfig,
+    StoreEntry,
+    UniformConfig,
+)
 from scmf.model.config import EncoderConfig, MlmTask
 from scmf.train.config import (
     CheckpointConfig,
@@ -257,6 +264,9 @@ def multiples(of: int, most: int) -> st.SearchStrategy[int]:
     return st.integers(1, most // of).map(lambda n: n * of)
 
 
+BALANCED = BalancedConfig(by="cell_type")
+
+
 @st.composite
 def configs(draw: st.DrawFn) -> MainConfig:
     """Valid configs over the whole range of every field."""
@@ -274,9 +284,15 @@ def configs(draw: st.DrawFn) -> MainConfig:
     text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
     floor = st.floats(0.0, lr)
     epochs = draw(st.booleans())
+    order = draw(st.sampled_from([RandomOrderConfig(), BlockOrderConfig(block=16, window=64)]))
+    # Weights that differ and blocks exclude each other.
+    entries = st.builds(StoreEntry, path=text, weight=st.just(1.0) if order.kind == "blocks" else st.floats(1e-3, 9.0))
     return MainConfig(
         data=CellsConfig(
-            store=draw(text),
+            store=draw(text | st.lists(entries, min_size=1, max_size=3, unique_by=lambda e: e.path).map(tuple)),
+            order=order,
+            sampling=UniformConfig() if order.kind == "blocks" else draw(st.sampled_from([UniformConfig(), BALANCED])),
+            read=draw(st.sampled_from(["auto", "mmap", "pread"])),
             tokenizer=RankTokenizerConfig(
                 vocabulary=draw(st.sampled_from(["geneformer-v1", "geneformer-v2", "my/own.parquet"])),
                 seq_length=seq_length,
@@ -339,7 +355,8 @@ def test_the_schema_accepts_every_config(config):
     [
         ("trainer.max_stepz", 3), ("trainer.max_steps", "3"), ("trainer.optimizer.lr", 0.0), ("model.norm", "mid"),
         ("data.kind", "cell"), ("trainer.validate", None), ("trainer.devices", -1), ("model.task.select", 1.5),
-        ("trainer.parallel.sequence", 1), ("data.tokenizer.seq_length", 1),
+        ("trainer.parallel.sequence", 1), ("data.tokenizer.seq_length", 1), ("data.store", []),
+        ("data.store", [{"path": "a", "wait": 1.0}]), ("data.order.kind", "block"),
     ],
 )  # fmt: skip
 def test_the_schema_refuses_what_the_program_refuses(change):
@@ -380,7 +397,7 @@ def _references(node: Any) -> list[str]:
 SCHEMA = json_schema(MainConfig)
 TYPES = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
 CHECKED = {"type", "const", "enum", "anyOf", "$ref", "properties", "required", "additionalProperties", "minimum",
-           "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "pattern"}  # fmt: skip
+           "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "pattern", "items", "minItems"}  # fmt: skip
 IGNORED = {"title", "description", "default", "$defs", "$schema"}
 
 
@@ -401,6 +418,9 @@ def schema_faults(schema: dict[str, Any], value: Any) -> list[str]:
     if isinstance(value, str):
         fits = len(value) >= schema.get("minLength", 0) and re.search(schema.get("pattern", ""), value)
         faults += [] if fits else [f"{value!r} does not match"]
+    if isinstance(value, list):
+        faults += [] if len(value) >= schema.get("minItems", 0) else ["too short a list"]
+        faults += [fault for item in value for fault in schema_faults(schema.get("items", {}), item)]
     if isinstance(value, dict) and "properties" in schema:
         faults += _object_faults(schema, value)
     return faults

@@ -104,11 +104,11 @@ class DataConfig(Variant):
     order: Annotated[OrderConfig, Kinds({"random": RandomOrderConfig, "blocks": BlockOrderConfig})] = (
         RandomOrderConfig()
     )
-    """Which training cell comes when."""
+    """Which training cell comes when: random, or blocks (with block and window) for disks that cannot seek."""
     sampling: Annotated[
         SamplingConfig, Kinds({"uniform": UniformConfig, "balanced": BalancedConfig, "weights": WeightsConfig})
     ] = UniformConfig()
-    """How often a training cell is drawn."""
+    """How often a cell is drawn: uniform, balanced (by a column's groups), or weights (a column of numbers)."""
     global_batch_size: Annotated[int, Field(ge=1, le=16_777_216)]
     """Cells an optimizer step, all ranks together."""
     packing: bool = True
