@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from support.warm import warm_programs
+
 MODULES = {"scmf-train": "scmf.train.cli_train", "scmf-recipe": "scmf.train.cli_recipe", "scmf-store": "scmf.data.cli"}
 TIMEOUT_SECONDS = 300
 
@@ -28,9 +30,9 @@ def command(name: str, *arguments: str | Path) -> list[str]:
 
 
 def run(name: str, *arguments: str | Path, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run to the end and return what was printed."""
+    """Run to the end and return what was printed, in a process forked from one that has imported everything."""
     return subprocess.run(
-        command(name, *arguments),
+        [warm_programs() / name, *map(str, arguments)],
         capture_output=True,
         text=True,
         cwd=cwd,

@@ -18,6 +18,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from support.warm import warm_programs
+
 REPOSITORY = Path(__file__).parents[2]
 EXECUTED = ("bash", "python")
 TIMEOUT_SECONDS = 400
@@ -202,8 +204,8 @@ def _environment() -> dict[str, str]:
     """A reader's terminal with the virtual environment active; one thread, because tests share the machine."""
     launcher = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     kept = {k: v for k, v in os.environ.items() if k not in launcher}
-    binaries = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    return {**kept, "PATH": binaries, "OMP_NUM_THREADS": "1", "COLUMNS": "120", "TERM": "dumb"}
+    folders = [str(warm_programs()), str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+    return {**kept, "PATH": os.pathsep.join(folders), "OMP_NUM_THREADS": "1", "COLUMNS": "120", "TERM": "dumb"}
 
 
 def help_of(*words: str) -> str:
