@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
 from scmf.core.errors import ScmfError, StoreError
 from scmf.data.stream import CellStream
-from scmf.train import staging, step
+from scmf.train import step
 from scmf.train.engine import Engine
 from scmf.train.layout import lay_out
 from scmf.train.run import run
@@ -111,7 +112,7 @@ def _inject(wrong: Injection) -> None:
         return sum_losses(losses * float("nan") if spoilt else losses, pack)
 
     step._sum_losses = spoilt_losses
-    init, prepare, write = Engine.__init__, CellStream.step, staging._write_tensors
+    init, prepare, write = Engine.__init__, CellStream.step, FileSystemWriter.write_data
 
     def with_hooks(engine: Engine, *args: Any, **kwargs: Any) -> None:
         init(engine, *args, **kwargs)
@@ -123,12 +124,12 @@ def _inject(wrong: Injection) -> None:
             raise StoreError("the disk is gone", where="the store", fix="mend it")
         return prepare(stream, cells_seen)
 
-    def write_tensors(folder: Path, *args: Any) -> None:
-        if hits(wrong.saves, int(folder.name.rsplit("_", 1)[1])):
-            raise OSError(28, "No space left on device", str(folder))
-        write(folder, *args)
+    def write_data(writer: FileSystemWriter, *args: Any) -> Any:
+        if hits(wrong.saves, int(writer.path.name.rsplit("_", 1)[1])):
+            raise OSError(28, "No space left on device", str(writer.path))
+        return write(writer, *args)
 
-    Engine.__init__, CellStream.step, staging._write_tensors = with_hooks, read, write_tensors
+    Engine.__init__, CellStream.step, FileSystemWriter.write_data = with_hooks, read, write_data
 
 
 class _Here:

@@ -126,13 +126,13 @@ def test_a_signal_to_one_rank_finishes_the_step_saves_and_ends_all_with_the_code
 def test_a_save_that_fails_on_one_rank_is_a_warning_and_the_next_one_is_tried(store, undisturbed, tmp_path):
     directory = tmp_path / "run"
     assert fit(store, directory, saves={8: 1}) == DONE
-    assert "WARNING no checkpoint at step 8: No space left on device" in log(directory)
+    assert "WARNING no checkpoint at step 8: the checkpoint could not be written" in log(directory)
     assert [path.name for path in sorted((directory / "checkpoints").glob("step_*"))] == [
         "step_00000004",
         "step_00000012",
     ]
     errors = [line["error"] for line in lines(directory / "saves.jsonl")]
-    assert errors == [None, "No space left on device", None]
+    assert [error and error.split(";")[0] for error in errors] == [None, "the checkpoint could not be written", None]
     assert curve(directory) == curve(undisturbed)
 
 
@@ -148,7 +148,7 @@ def test_too_many_failed_saves_in_a_row_stop_the_run_and_keep_the_last_whole_one
 def test_a_last_save_that_fails_is_an_error_of_the_run(store, tmp_path):
     told = fit(store, tmp_path / "run", saves={12: 0})
     assert [outcome.code for outcome in told] == [1, 1]
-    assert "No space left" in told[0].what
+    assert [outcome.what[:36] for outcome in told if outcome.what] == ["the checkpoint could not be written;"]
 
 
 @pytest.mark.parametrize("bad", [1, 2, 3, 4])
