@@ -21,12 +21,14 @@ import scipy.io
 import zarr
 from scipy.sparse import csc_matrix, csr_matrix
 
-from scmf.core.errors import InputError
+from scmf.core.errors import InputError, StoreError
 from scmf.data.ingest.convert import convert
 from scmf.data.ingest.genes import GeneWishes
+from scmf.data.ingest.making import Making
 from scmf.data.ingest.plan import ConvertOptions
 from scmf.data.ingest.source import ReadWishes, open_source
 from scmf.data.store import CellStore
+from scmf.data.verify import verify_store
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 TENX = DATA / "tenx_formats"
@@ -509,3 +511,64 @@ def test_manifest_of_a_folder_source_has_the_checksum_of_all_its_files(cells, tm
         assert source.bytes == sum(p.stat().st_size for p in path.iterdir())
     assert sums[0] != sums[1]
     assert json.loads((tmp_path / "s0" / "manifest.json").read_text())["manifest"]["sources"][0]["checksum"] == sums[0]
+
+
+@pytest.mark.parametrize("write", [write_h5ad_csr, write_zarr2, write_zarr3, write_loom], ids=lambda w: w.__name__)
+def test_obsm_is_kept_on_request_and_read_by_cell_ids_and_by_anndata(write, cells, tmp_path):
+    (tmp_path / "in").mkdir()
+    store, _ = to_store(write(cells, tmp_path / "in"), tmp_path / "s", obsm=("spatial",), cells_per_part=20)
+    assert store.obsm_names == ("spatial",)
+    spatial = store.obsm("spatial")
+    assert (spatial.shape, spatial.dtype) == ((53, 2), np.float64)
+    np.testing.assert_array_equal(np.asarray(spatial), cells.obsm["spatial"])
+    np.testing.assert_array_equal(spatial[[41, 3, 19, 20]], cells.obsm["spatial"][[41, 3, 19, 20]])
+    np.testing.assert_array_equal(spatial[7], cells.obsm["spatial"][7])
+    part = anndata.read_zarr(store.path / "part-00001")
+    first = store.parts[0].n_cells
+    np.testing.assert_array_equal(part.obsm["spatial"], cells.obsm["spatial"][first : first + part.n_obs])
+    with pytest.raises(IndexError, match="cell id 53"):
+        spatial[[53]]
+    assert list(verify_store(store.path)) == []
+
+
+def test_obsm_of_several_sources_is_joined_or_refused(cells, tmp_path):
+    single = cells.copy()
+    single.obsm["spatial"] = single.obsm["spatial"].astype(np.float32)
+    cells.write_h5ad(tmp_path / "a.h5ad")
+    single.write_h5ad(tmp_path / "b.h5ad")
+    convert([tmp_path / "a.h5ad", tmp_path / "b.h5ad"], tmp_path / "s", options(("spatial",)), log=lambda _: None)
+    joined = np.asarray(CellStore.open(tmp_path / "s").obsm("spatial"))
+    np.testing.assert_array_equal(joined, np.concatenate([cells.obsm["spatial"], single.obsm["spatial"]]))
+    single.obsm["spatial"] = np.ones((53, 3))
+    single.write_h5ad(tmp_path / "b.h5ad")
+    with pytest.raises(InputError, match=r"^SCMF-D065: obsm spatial has different widths"):
+        convert([tmp_path / "a.h5ad", tmp_path / "b.h5ad"], tmp_path / "t", options(("spatial",)), log=lambda _: None)
+    with pytest.raises(InputError, match=r"^SCMF-D065: there is no array 'X_pca'; there are spatial"):
+        to_store(tmp_path / "a.h5ad", tmp_path / "t", obsm=("spatial", "X_pca"))
+
+
+def options(obsm):
+    return ConvertOptions(obsm=obsm, making=Making(duplicates="keep"))
+
+
+def test_dropped_duplicates_take_their_rows_of_obsm_with_them(cells, tmp_path):
+    twice = anndata.concat([cells[:4], cells[2:7]], merge="same", index_unique="-")
+    twice.write_h5ad(tmp_path / "a.h5ad")
+    making = Making(duplicates="drop")
+    store, _ = to_store(tmp_path / "a.h5ad", tmp_path / "s", obsm=("spatial",), making=making)
+    np.testing.assert_array_equal(np.asarray(store.obsm("spatial")), cells.obsm["spatial"][:7])
+
+
+def test_a_store_without_the_array_of_obsm_names_those_it_has(expected):
+    with pytest.raises(StoreError, match="has no obsm 'spatial'; it has none") as caught:
+        expected.obsm("spatial")
+    assert "--obsm" in caught.value.fix
+
+
+def test_a_file_of_obsm_cut_short_is_an_error_that_names_it(cells, tmp_path):
+    store, _ = to_store(write_h5ad_csr(cells, tmp_path), tmp_path / "s", obsm=("spatial",))
+    file = store.path / "part-00000" / "obsm" / "spatial" / "c" / "0" / "0"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(StoreError, match="the array's file has") as caught:
+        store.obsm("spatial")
+    assert caught.value.where == str(file)

@@ -15,7 +15,8 @@ _UNITS: Final = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2
 
 def add_source_flags(parser: argparse.ArgumentParser) -> None:
     """Sources and everything that decides what is read from them."""
-    parser.add_argument("sources", nargs="+", type=Path, metavar="SRC", help="h5ad files, in the order of their cells")
+    what = "h5ad, 10x h5 or mtx, loom, zarr, CSV ... (docs/inputs.md), in the order of their cells"
+    parser.add_argument("sources", nargs="+", type=Path, metavar="SRC", help=what)
     parser.add_argument(
         "--counts", default="auto", metavar="WHERE", help="raw counts: auto, X, raw.X or layers/NAME (default: auto)"
     )
@@ -32,6 +33,12 @@ def add_source_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--gene-report", type=Path, metavar="FILE", help="CSV file to make: what became of every column, and how"
+    )
+    parser.add_argument(
+        "--cells-in", choices=("rows", "columns"), help="where the cells of a plain table or matrix are (default: found)"
+    )
+    parser.add_argument(
+        "--obsm", default="", metavar="NAMES", help="arrays of obsm to keep, such as spatial,X_pca (default: none)"
     )
     parser.add_argument(
         "--memory", default=512 << 20, type=parse_bytes, metavar="BYTES", help="stay within this (default: 512MiB)"
@@ -54,6 +61,8 @@ def source_options(options: argparse.Namespace) -> ConvertOptions:
         ),
         gene_report=options.gene_report,
         memory=options.memory,
+        cells_in=options.cells_in,
+        obsm=tuple(name for name in options.obsm.split(",") if name),
     )
 
 

@@ -39,6 +39,14 @@ class FileRecord(Config):
     checksum: Checksum
 
 
+class ObsmRecord(Config):
+    """One array beside obs, such as coordinates."""
+
+    width: PositiveInt
+    """Numbers a cell."""
+    dtype: Literal["float32", "float64"]
+
+
 class PartRecord(Config):
     """One part: a folder that is an AnnData zarr group, and what must be in it."""
 
@@ -54,6 +62,8 @@ class PartRecord(Config):
     """The highest stored count; 0 in a part without values."""
     files: dict[str, FileRecord]
     """Every file of the part by its path inside the part."""
+    obsm: dict[str, ObsmRecord] = Field(default_factory=dict)
+    """Arrays beside obs by name."""
 
 
 class FindingRecord(Config):

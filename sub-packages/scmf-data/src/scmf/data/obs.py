@@ -6,8 +6,11 @@ is missing there, and columns of different types meet in one that holds them all
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import anndata
 import numpy as np
@@ -17,6 +20,8 @@ from anndata.io import read_elem, write_elem
 from pandas.api.types import is_bool_dtype, is_numeric_dtype, union_categoricals
 
 from scmf.core.errors import StoreError
+
+T = TypeVar("T", pd.DataFrame, pd.Series)
 
 
 def write_tables(part: Path, *, obs: pd.DataFrame, var: pd.DataFrame) -> None:
@@ -32,19 +37,53 @@ def write_table(part: Path, name: str, table: pd.DataFrame) -> None:
         write_elem(group, name, table)
 
 
-def read_obs(part: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """Those of the columns that the part has, indexed by cell name."""
-    group = _obs_group(part)
-    names = read_elem(group[_index_name(group)])
-    return pd.DataFrame({c: read_elem(group[c]) for c in columns if c in group}, index=pd.Index(names, dtype=object))
+def read_obs(part: Path, columns: Sequence[str], *, n_cells: int) -> pd.DataFrame:
+    """Those of the columns that the part has, indexed by cell name.
+
+    Raises:
+        StoreError: the table is damaged.
+    """
+    with _reading(part):
+        group = _obs_group(part)
+        names = pd.Index(read_elem(group[_index_name(group)]), dtype=object)
+        table = pd.DataFrame({c: read_elem(group[c]) for c in columns if c in group}, index=names)
+        return _checked(table, n_cells)
 
 
-def read_obs_column(part: Path, column: str) -> pd.Series:
-    """One column without the cells' names; all missing where the part does not have it."""
-    group = _obs_group(part)
-    if column not in group:
-        return _missing(len(read_elem(group[_index_name(group)])))
-    return pd.Series(read_elem(group[column]))
+def read_obs_column(part: Path, column: str, *, n_cells: int) -> pd.Series:
+    """One column without the cells' names; all missing where the part does not have it.
+
+    Raises:
+        StoreError: the table is damaged.
+    """
+    with _reading(part):
+        group = _obs_group(part)
+        if column not in group:
+            return _missing(n_cells)
+        return _checked(pd.Series(read_elem(group[column])), n_cells)
+
+
+def _checked(table: T, n_cells: int) -> T:
+    if len(table) != n_cells:
+        raise ValueError(f"it has {len(table):,} rows, the part has {n_cells:,} cells")
+    return table
+
+
+@contextmanager
+def _reading(part: Path) -> Iterator[None]:
+    """Turn whatever zarr, its codecs, anndata and pandas raise over damaged bytes into an error with a way out."""
+    try:
+        yield
+    except (StoreError, PermissionError):
+        raise
+    except Exception as error:
+        # They raise ValueError, RuntimeError, KeyError, UnicodeDecodeError, MemoryError and errors of their own.
+        raise StoreError(
+            f"obs cannot be read: {' '.join(str(error).split()) or type(error).__name__}",
+            where=str(part / "obs"),
+            fix=f"scmf-store verify {shlex.quote(str(part.parent))}; then restore the file that it names or convert the "
+            "sources again",
+        ) from error
 
 
 def concat_obs(frames: Sequence[pd.DataFrame], *, columns: Sequence[str] | None = None) -> pd.DataFrame:

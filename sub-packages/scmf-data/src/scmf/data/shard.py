@@ -97,24 +97,33 @@ class WrittenShard:
 class ShardWriter:
     """Appends blocks to one array and keeps the checksum of the file as it grows."""
 
-    def __init__(self, folder: Path, dtype: npt.DTypeLike) -> None:
+    def __init__(self, folder: Path, dtype: npt.DTypeLike, *, row: int | None = None) -> None:
+        """Start the array.
+
+        Args:
+            folder: its zarr folder.
+            dtype: type of an element.
+            row: elements of a row of an array of two axes, whose document the caller writes; None: one axis.
+        """
         self.folder = folder
         self.dtype = np.dtype(dtype).newbyteorder("<")
         self.n = 0
-        self._path = folder / "c" / "0"
+        """Elements, or rows."""
+        self._row = row or 1
+        self._path = shard_file(folder, row)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self._path.open("wb", buffering=0)
         self._checksum = xxhash.xxh3_128()
 
     def append(self, block: Array) -> None:
-        """Write a one-dimensional block; it is cast to the array's type, which must hold it exactly."""
-        block = np.ascontiguousarray(block, dtype=self.dtype)
+        """Write a block; it is cast to the array's type, which must hold it exactly."""
+        block = np.ascontiguousarray(block, dtype=self.dtype).ravel()
         self._write(block.view(np.uint8).data)
-        self.n += block.size
+        self.n += block.size // self._row
 
     def close(self) -> WrittenShard:
         """Pad, write the index and `zarr.json`, and bring the file to the disk."""
-        itemsize = self.dtype.itemsize
+        itemsize = self.dtype.itemsize * self._row
         padding = padded_bytes(self.n, itemsize) - self.n * itemsize
         self._write(memoryview(bytes(padding) + shard_index(self.n, itemsize)))
         size = self._file.tell()
@@ -137,6 +146,16 @@ class ShardWriter:
             raise
 
 
+def shard_file(folder: Path, row: int | None = None) -> Path:
+    """File of the only shard of an array of one axis, or of two where `row` says how long a row is."""
+    return folder / "c" / "0" if row is None else folder / "c" / "0" / "0"
+
+
+def map_rows(folder: Path, dtype: npt.DTypeLike, n: int, *, row: int) -> Array:
+    """Map an array of n rows read-only; see `map_shard`."""
+    return _map(shard_file(folder, row), np.dtype((np.dtype(dtype).newbyteorder("<"), (row,))), n, folder)
+
+
 def map_shard(folder: Path, dtype: npt.DTypeLike, n: int) -> Array:
     """Map an array of n elements read-only, after checking that the file is laid out as one plain array.
 
@@ -146,24 +165,27 @@ def map_shard(folder: Path, dtype: npt.DTypeLike, n: int) -> Array:
     Raises:
         StoreError: missing file, another size, another index.
     """
-    path = folder / "c" / "0"
-    dtype = np.dtype(dtype).newbyteorder("<")
-    index = shard_index(n, dtype.itemsize)
-    expected = padded_bytes(n, dtype.itemsize) + len(index)
+    return _map(shard_file(folder), np.dtype(dtype).newbyteorder("<"), n, folder)
+
+
+def _map(path: Path, dtype: np.dtype[Any], n: int, folder: Path) -> Array:
+    itemsize = dtype.itemsize
+    index = shard_index(n, itemsize)
+    expected = padded_bytes(n, itemsize) + len(index)
     if not path.is_file():
-        raise _damaged("the array's file is missing", path)
+        raise _damaged("the array's file is missing", path, folder)
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size != expected:
-            raise _damaged(f"the array's file has {size:,} bytes and should have {expected:,}", path)
+            raise _damaged(f"the array's file has {size:,} bytes and should have {expected:,}", path, folder)
         if os.pread(file.fileno(), len(index), size - len(index)) != index:
-            raise _damaged("the array's shard index is not the one of a plain array", path)
+            raise _damaged("the array's shard index is not the one of a plain array", path, folder)
         mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     return np.frombuffer(mapping, dtype=dtype, count=n)
 
 
-def _damaged(what: str, path: Path) -> StoreError:
-    store = path.parents[4]
+def _damaged(what: str, path: Path, folder: Path) -> StoreError:
+    store = folder.parents[2]
     return StoreError(
         what, where=str(path), fix=f"scmf-store verify {store}; then restore that file or convert the sources again"
     )

@@ -24,6 +24,8 @@ from scmf.data.shard import map_shard
 if TYPE_CHECKING:
     import pandas as pd
 
+    from scmf.data.obsm import ObsmArray
+
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int32]
 LongArray = npt.NDArray[np.int64]
@@ -87,6 +89,12 @@ class Part:
             self._random = True
             for name in self._mapped:
                 self._advise(name)
+
+    def let_go(self, name: str) -> None:
+        """Unmap the pages of an array that this process has touched, so that the system may drop them."""
+        mapping: Any = self.array(name).base
+        if isinstance(mapping, mmap.mmap) and hasattr(mapping, "madvise"):
+            mapping.madvise(mmap.MADV_DONTNEED)
 
     def _advise(self, name: str) -> None:
         mapping: Any = self._mapped[name].base
@@ -262,8 +270,27 @@ class CellStore:
             self._check_column(column)
         for part in self.parts:
             part.bring_tables()
-        frames = [read_obs(part.path, wanted) for part in self.parts]
+        frames = [read_obs(part.path, wanted, n_cells=part.n_cells) for part in self.parts]
         return concat_obs(frames, columns=wanted)
+
+    @property
+    def obsm_names(self) -> tuple[str, ...]:
+        """Arrays beside obs that every part has."""
+        from scmf.data.obsm import common_records
+
+        return tuple(common_records(self.manifest.parts))
+
+    def obsm(self, name: str) -> ObsmArray:
+        """An array beside obs, such as coordinates: memory-mapped, its rows read when cell ids ask for them.
+
+        Raises:
+            StoreError: no such array, or a damaged file.
+        """
+        from scmf.data.obsm import open_obsm
+
+        for part in self.parts:
+            part.bring_tables()
+        return open_obsm(self.path, self.manifest.parts, name)
 
     def obs_groups(self, column: str) -> CellGroups:
         """Cells grouped by the values of one column of obs, such as the donor.
@@ -278,7 +305,7 @@ class CellStore:
         self._check_column(column)
         for part in self.parts:
             part.bring_tables()
-        values = concat_column([read_obs_column(part.path, column) for part in self.parts])
+        values = concat_column([read_obs_column(part.path, column, n_cells=part.n_cells) for part in self.parts])
         codes, uniques = pd.factorize(values, sort=False)
         names = [str(name) for name in uniques]
         order = np.array(sorted(range(len(names)), key=names.__getitem__), dtype=np.int64)

@@ -26,7 +26,7 @@ def copy_cells(filler: PartFiller, store: CellStore, cells: LongArray, *, number
     """Append cells of a store to a part.
 
     Args:
-        filler: takes them.
+        filler: takes them, and the rows of the arrays of obsm that it has.
         store: where they are.
         cells: (k,) their ids, rising.
         numbers: (n_genes of the store,) number of each gene in the new store, -1 to leave it out.
@@ -43,6 +43,10 @@ def copy_cells(filler: PartFiller, store: CellStore, cells: LongArray, *, number
         block = RawBlock(0, batch.indptr, batch.indices, batch.counts.astype(np.int64))
         if filler.put(block, numbers, tally) is not None:
             raise damaged("a stored count is no count", store.parts[int(store.locate(some)[0][0])].path, "data")
+    for name in filler.obsm.records:
+        array = store.obsm(name)
+        for start in range(0, len(cells), _OBS_ROWS):
+            filler.obsm.add(name, array[cells[start : start + _OBS_ROWS]])
     part_numbers, rows = store.locate(cells)
     for number in np.unique(part_numbers):
         for frame in obs_frames(store.parts[number], rows[part_numbers == number]):

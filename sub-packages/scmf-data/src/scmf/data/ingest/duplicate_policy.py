@@ -125,7 +125,7 @@ def _thin(
 ) -> FinishedPart:
     """The part with these of its cells only."""
     aside = folder.scratch / "thinned" / name
-    filler = PartFiller(aside, var=site.var, medians=site.options.making.medians)
+    filler = PartFiller(aside, var=site.var, medians=site.options.making.medians, obsm=result.record.obsm)
     copy_cells(filler, store, cells, numbers=np.arange(store.n_genes, dtype=np.int32))
     record = filler.close()
     sync_tree(aside)

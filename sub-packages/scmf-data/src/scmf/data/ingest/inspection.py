@@ -23,10 +23,11 @@ from scmf.data.ingest.findings import Finding, finding_of
 from scmf.data.ingest.genes import SourceGenes, check_species, number_genes, species_of
 from scmf.data.ingest.known_genes import VocabularyShare, vocabulary_findings, vocabulary_shares
 from scmf.data.ingest.mend import Mender
-from scmf.data.ingest.plan import Plan, Request, SourcePlan, check_tables, source_genes
+from scmf.data.ingest.plan import Plan, Request, SourcePlan, check_tables, join_obsm, source_genes, source_obsm
 from scmf.data.ingest.progress import Progress
 from scmf.data.ingest.source import Matrix, ReadWishes, Source, open_source, reading
 from scmf.data.ingest.survey import Survey, survey
+from scmf.data.manifest import ObsmRecord
 
 Array = npt.NDArray[Any]
 Log = Callable[[str], None]
@@ -97,6 +98,7 @@ def make_plan(request: Request, *, log: Log, scratch: Path) -> Plan:
     plans = tuple(s.plan for s in found.sources if s.plan is not None)
     genes = [p.genes for p in plans]
     species = check_species({str(p.path): p.genes for p in plans})
+    join_obsm({str(p.path): p.obsm for p in plans})
     return Plan(plans, number_genes(genes), species, request.command(counts="auto"), found.together)
 
 
@@ -143,6 +145,7 @@ class _Look:
         found.matrix = matrix = choose.matrix if choose else matrices.get(wish, next(iter(matrices.values())))
         check_tables(file, matrix)
         found.genes = _trying(found, lambda: source_genes(file, matrix.element, self.request))
+        found.findings[:] = [self._sharper(f, file, matrix) for f in found.findings]
         found.seen = _trying(found, lambda: self._survey(matrix)) or Survey(matrix.n_cells, matrix.n_genes)
         looked = Looked(file, matrix, found.seen, self._mender(file))
         found.names = name_hashes(file.cells_of(matrix.element), full=self.full)
@@ -152,7 +155,21 @@ class _Look:
             found.shares = vocabulary_shares(found.genes, found.seen.sums, self.request.options.genes.id_space)
             found.findings += vocabulary_findings(looked, found.genes, found.shares)
         if choose is not None and found.genes is not None and not found.refused:
-            found.plan = _source_plan(file, name, choose, found)
+            names = self.request.options.obsm
+            obsm = _trying(found, lambda: source_obsm(file, matrix, names))
+            found.plan = _source_plan(file, name, choose, found, obsm) if obsm is not None else None
+
+    def _sharper(self, finding: Finding, file: Source, matrix: Matrix) -> Finding:
+        """A wish about genes that cannot be met is answered with the command without it, where that works."""
+        wish = {"D011": {"column": None}, "D012": {"species": None}}.get(finding.number)
+        if wish is None:
+            return finding
+        other = self.request.changed(**wish)
+        try:
+            source_genes(file, matrix.element, other)
+        except InputError:
+            return finding
+        return finding.replace(fix=other.command())
 
     def _survey(self, matrix: Matrix) -> Survey:
         memory, title = self.request.options.memory, f"checking {matrix.path.name}"
@@ -166,7 +183,7 @@ class _Look:
             return self._explain(looked)
         if "D005" in glance:
             return []
-        whole = value_findings(looked)
+        whole = [*value_findings(looked), *_no_counts(looked, found.genes)]
         numbers = {f.number for f in whole} & _VALUE_NUMBERS
         found.findings[:] = [f for f in found.findings if f.number not in numbers]
         return [*whole, *self._passed_over(looked, choice)]
@@ -210,7 +227,17 @@ def _trying(found: Inspection, act: Callable[[], T]) -> T | None:
         return None
 
 
-def _source_plan(file: Source, name: str, choice: Choice, found: Inspection) -> SourcePlan:
+def _no_counts(looked: Looked, genes: SourceGenes | None) -> list[Finding]:
+    """That nothing would be kept, where every value was looked at."""
+    if genes is None or not looked.seen.complete:
+        return []
+    kept = np.array([bool(gene) for gene in genes.ids])
+    return [] if looked.seen.sums[kept].any() else [looked.finding("D004", "no kept gene has a count above zero")]
+
+
+def _source_plan(
+    file: Source, name: str, choice: Choice, found: Inspection, obsm: dict[str, ObsmRecord]
+) -> SourcePlan:
     matrix, genes = choice.matrix, found.genes
     if genes is None:
         raise TypeError("a source without genes has no plan")
@@ -228,6 +255,7 @@ def _source_plan(file: Source, name: str, choice: Choice, found: Inspection) -> 
         genes=genes,
         findings=tuple(found.findings),
         shares=found.shares,
+        obsm=obsm,
     )
 
 

@@ -193,7 +193,13 @@ class PartJob:
     def run(self, site: Site, advance: Advance) -> tuple[FinishedPart, Path]:
         """Make the part, and beside it what is wanted of its cells: NAME.hashes and NAME.genes."""
         attempt = site.attempt()
-        filler = PartFiller(attempt / self.name, var=site.var, keys=site.keys, medians=site.options.making.medians)
+        filler = PartFiller(
+            attempt / self.name,
+            var=site.var,
+            keys=site.keys,
+            medians=site.options.making.medians,
+            obsm=site.plan.obsm,
+        )
         tallies: dict[int, dict[str, int]] = {}
         try:
             for segment in self.segments:
@@ -240,7 +246,14 @@ class _SegmentReader:
                 advance(block.n_cells)
             for frame in self._obs(file):
                 filler.obs.add(frame)
+            for name in filler.obsm.records:
+                self._add_obsm(file, name, filler)
         return tally
+
+    def _add_obsm(self, file: Source, name: str, filler: PartFiller) -> None:
+        node, rows = file.obsm()[name], max(1, _OBS_BYTES // (8 * filler.obsm.records[name].width))
+        for start in range(self.segment.start, self.segment.stop, rows):
+            filler.obsm.add(name, node[start : min(start + rows, self.segment.stop)])
 
     def _blocks(self, file: Source) -> Iterator[RawBlock]:
         matrix = _by_cells(self.site, self.segment.source, file.matrices()[self.source.element])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from scmf.data.cell_hash import KeyArray, hash_cells
 from scmf.data.ingest import kernels
 from scmf.data.ingest.blocks import RawBlock
 from scmf.data.ingest.statistics import CellHistograms
-from scmf.data.manifest import PartRecord
+from scmf.data.manifest import ObsmRecord, PartRecord
 from scmf.data.medians import BINS, count_values
 from scmf.data.obs_writer import ObsSpool
+from scmf.data.obsm import ObsmWriter
 from scmf.data.store_writer import PartWriter
 
 Array = npt.NDArray[Any]
@@ -52,7 +54,15 @@ class Fault:
 class PartFiller:
     """Brings every cell to its canonical form and appends it to one part."""
 
-    def __init__(self, folder: Path, *, var: pd.DataFrame, keys: KeyArray | None = None, medians: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        var: pd.DataFrame,
+        keys: KeyArray | None = None,
+        medians: bool = False,
+        obsm: Mapping[str, ObsmRecord] | None = None,
+    ) -> None:
         """Start the part.
 
         Args:
@@ -60,11 +70,13 @@ class PartFiller:
             var: one row a gene, indexed by gene id.
             keys: (n_genes,) from `gene_keys`: hashes of the cells are wanted.
             medians: histograms of each gene's scaled counts are wanted; 6 kB of memory a gene.
+            obsm: arrays beside obs that every cell has.
         """
         self.histograms = CellHistograms(len(var))
         self.gene_histogram = np.zeros((len(var), BINS), np.uint32) if medians else None
         self.obs = ObsSpool(folder.with_name(f"{folder.name}.obs"))
         self._part = PartWriter(folder, n_genes=len(var))
+        self.obsm = ObsmWriter(folder, obsm or {})
         self._var, self._keys = var, keys
         self._hashes: list[KeyArray] = []
         self._indices: Array = np.empty(0, np.uint16)
@@ -98,11 +110,13 @@ class PartFiller:
 
     def close(self) -> PartRecord:
         """Finish the part, whose obs must have a row for every cell."""
-        return self._part.close(obs=self.obs, var=self._var)
+        self.obsm.close(self._part.n_cells)
+        return self._part.close(obs=self.obs, var=self._var).replace(obsm=self.obsm.records)
 
     def abandon(self) -> None:
         """Let go of the files of a part that will not be finished."""
         self._part.abandon()
+        self.obsm.abandon()
 
     def _describe(self, lengths: Array, n: int) -> None:
         indices, counts = self._indices[:n], self._counts[:n]

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from scmf.core.text import counted
 from scmf.data.ingest.findings import Finding, refuse
 from scmf.data.ingest.genes import GeneWishes, SourceGenes, find_genes
@@ -14,7 +16,8 @@ from scmf.data.ingest.known_genes import VocabularyShare
 from scmf.data.ingest.making import Making
 from scmf.data.ingest.source import Layout, Matrix, Source
 from scmf.data.ingest.table import RowsTable
-from scmf.data.manifest import Species
+from scmf.data.manifest import ObsmRecord, Species
+from scmf.data.obsm import joint_record, record_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,10 @@ class Request:
         twice = {p.name for p in self.sources if [q.name for q in self.sources].count(p.name) > 1}
         return [f"{p.absolute().parent.name}/{p.name}" if p.name in twice else p.name for p in self.sources]
 
+    def changed(self, **changes: Any) -> Request:
+        """The same with other wishes; see `ConvertOptions.changed`."""
+        return replace(self, options=self.options.changed(**changes))
+
     def converting(self, dest: str) -> Request:
         """The same for the command that converts."""
         return replace(self, dest=Path(dest))
@@ -112,6 +119,8 @@ class SourcePlan:
     """Warnings and notes; an error leaves no plan."""
     shares: tuple[VocabularyShare, ...] = ()
     """What the shipped vocabularies know of it."""
+    obsm: dict[str, ObsmRecord] = field(default_factory=dict)
+    """Arrays beside obs that are carried over."""
 
     def lines(self) -> list[str]:
         """What was chosen and why, and what was found, for people."""
@@ -158,6 +167,43 @@ class Plan:
     def n_cells(self) -> int:
         """Cells of all sources."""
         return sum(s.n_cells for s in self.sources)
+
+    @property
+    def obsm(self) -> dict[str, ObsmRecord]:
+        """Arrays beside obs in the types that hold those of all sources.
+
+        Raises:
+            InputError: D065, arrays of different widths.
+        """
+        return join_obsm({str(s.path): s.obsm for s in self.sources})
+
+
+def source_obsm(file: Source, matrix: Matrix, names: tuple[str, ...]) -> dict[str, ObsmRecord]:
+    """The arrays of obsm that are asked for; InputError D065 for one that is missing or does not fit."""
+    known = file.obsm() if names else {}
+    found = {}
+    for name in names:
+        where = f"{file.path}: obsm"
+        if name not in known:
+            raise refuse("D065", f"there is no array {name!r}; there are {', '.join(known) or 'none'}", where=where)
+        node = known[name]
+        if node.shape[0] != matrix.n_cells or node.dtype.kind not in "fiub":
+            what = f"{name} is {node.shape} {node.dtype} for {matrix.n_cells:,} cells"
+            raise refuse("D065", what, where=where, fix="leave it out of --obsm")
+        found[name] = record_of(int(node.shape[1]), np.dtype(node.dtype))
+    return found
+
+
+def join_obsm(sources: dict[str, dict[str, ObsmRecord]]) -> dict[str, ObsmRecord]:
+    """How the arrays of several sources are kept as one; InputError D065 when their widths differ."""
+    joint = {}
+    for name in next(iter(sources.values())):
+        record = joint_record([arrays[name] for arrays in sources.values()])
+        if record is None:
+            widths = ", ".join(f"{path}: {arrays[name].width}" for path, arrays in sources.items())
+            raise refuse("D065", f"obsm {name} has different widths", where=widths, fix="leave it out of --obsm")
+        joint[name] = record
+    return joint
 
 
 def check_tables(file: Source, matrix: Matrix) -> None:
