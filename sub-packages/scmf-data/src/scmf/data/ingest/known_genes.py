@@ -58,13 +58,14 @@ def vocabulary_shares(genes: SourceGenes, sums: Array, id_space: str) -> tuple[V
 
 
 def vocabulary_findings(looked: Looked, genes: SourceGenes, shares: Sequence[VocabularyShare]) -> list[Finding]:
-    """D037 for genes of man of which every vocabulary knows little; other species need a vocabulary of their own."""
+    """Whether the shipped vocabularies, which are of human genes, know less than half of the molecules."""
     best = max(shares, key=lambda s: s.molecules, default=None)
     if best is None or best.molecules >= FEW or not looked.seen.sums.any():
         return []
-    human = genes.species == frozenset({"human"})
-    why = "" if human else f"; the genes are of {', '.join(sorted(genes.species)) or 'no known species'}"
-    return [looked.finding("D037", f"the best of the shipped vocabularies is {best}{why}")]
+    if genes.species == frozenset({"human"}):
+        return [looked.finding("D037", f"the best of the shipped vocabularies is {best}")]
+    species = ", ".join(sorted(genes.species)) or "none that is known"
+    return [looked.finding("D053", f"species of the genes: {species}; the best of the shipped vocabularies is {best}")]
 
 
 @cache
