@@ -16,6 +16,8 @@ DROPOUT = {"model__hidden_dropout": 0.1, "model__attention_dropout": 0.1}
 TENSOR = {"trainer__parallel__tensor": 2}
 PIPELINE = {"trainer__parallel__pipeline": 2}
 INTERLEAVED = PIPELINE | {"trainer__parallel__interleave": 2}
+BF16 = {"trainer__precision": "bf16"}
+FSDP = {"trainer__parallel__fsdp": True}
 SHARD = {"trainer__parallel__shard_optimizer": True}
 
 
@@ -35,13 +37,15 @@ def save_after_six(folder, ranks, changes):
     ("ranks", "changes"),
     [
         pytest.param(1, DROPOUT, id="one process, dropout"),
-        pytest.param(1, {"trainer__precision": "bf16"}, id="one process, bf16"),
+        pytest.param(1, BF16, id="one process, bf16"),
         pytest.param(2, TENSOR | DROPOUT, id="TP2, dropout"),
         pytest.param(2, PIPELINE, id="PP2"),
         pytest.param(2, {}, id="DP2"),
         pytest.param(2, SHARD | DROPOUT, id="DP2, sharded optimizer, dropout"),
-        pytest.param(2, SHARD | {"trainer__precision": "bf16"}, id="DP2, sharded optimizer, bf16"),
+        pytest.param(2, SHARD | BF16, id="DP2, sharded optimizer, bf16"),
         pytest.param(2, INTERLEAVED, id="PP2x2"),
+        pytest.param(2, FSDP | DROPOUT, id="FSDP, dropout"),
+        pytest.param(2, FSDP | BF16, id="FSDP, bf16"),
     ],
 )
 def test_a_run_resumed_in_the_same_layout_is_bit_equal_to_the_run_never_cut(ranks, changes, tmp_path):
@@ -61,6 +65,8 @@ def test_a_run_resumed_in_the_same_layout_is_bit_equal_to_the_run_never_cut(rank
         pytest.param((2, SHARD), (1, {}), id="sharded optimizer -> 1"),
         pytest.param((1, {}), (3, SHARD), id="1 -> sharded optimizer on 3"),
         pytest.param((4, SHARD | TENSOR), (2, INTERLEAVED), id="TP2, sharded optimizer -> PP2x2"),
+        pytest.param((2, FSDP), (2, TENSOR), id="FSDP -> TP2"),
+        pytest.param((2, SHARD), (4, FSDP), id="sharded optimizer -> FSDP on 4"),
     ],
 )
 def test_a_run_resumed_in_another_layout_meets_the_run_never_cut(saved, resumed, uncut, tmp_path):
@@ -68,6 +74,15 @@ def test_a_run_resumed_in_another_layout_meets_the_run_never_cut(saved, resumed,
     ranks, changes = resumed
     losses = run_ranks(train_loading, ranks, changes, 6, folder, 6)[0]
     assert max(abs(a[0] - b[0]) for a, b in zip(losses, uncut[6:], strict=True)) < 1e-4
+
+
+def test_under_bf16_a_checkpoint_of_fsdp_goes_on_without_it_and_back(tmp_path):
+    whole = run_ranks(train, 1, BF16, 12)[0]
+    there = save_after_six(tmp_path / "fsdp", 2, FSDP | BF16)
+    back = save_after_six(tmp_path / "one", 2, SHARD | BF16)
+    for ranks, changes, folder in ((1, BF16, there), (2, FSDP | BF16, back)):
+        losses = run_ranks(train_loading, ranks, changes, 6, folder, 6)[0]
+        assert max(abs(a[0] - b[0]) for a, b in zip(losses, whole[6:], strict=True)) < 0.01
 
 
 @pytest.fixture(scope="module")

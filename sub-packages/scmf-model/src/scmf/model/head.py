@@ -56,8 +56,8 @@ class MlmHead(nn.Module):
             (M,) float32, nats.
         """
         logits_MV = self.logits(hidden_MD, weight_VD=weight_VD)
-        losses: Tensor = vocab_parallel_cross_entropy(logits_MV.float().unsqueeze(1), targets.unsqueeze(1))
-        return losses.squeeze(1)
+        losses: Tensor = vocab_parallel_cross_entropy(logits_MV.float(), targets)
+        return losses
 
     def logits(self, hidden_MD: Tensor, *, weight_VD: Tensor) -> Tensor:
         """(M, V) scores of this rank's part of the vocabulary."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -17,6 +17,7 @@ from scmf.model.encoder import Encoder, VocabularyShape
 from scmf.model.megatron import MegatronOptimizer
 from scmf.model.seam import cuda_type_names
 from scmf.train.config import MainConfig
+from scmf.train.fsdp import ShardedModel, ShardedOptimizer
 from scmf.train.gradients import gather_parameters, squared_norm, wrap_stages
 from scmf.train.layout import Layout, seed_step
 from scmf.train.optimizer import apply_settings, build_optimizer, update
@@ -66,28 +67,40 @@ class Engine:
         self.settings = trainer
         # Before the model is built: Transformer Engine asks then whether the ranks have random states of their own.
         seed_step(layout, seed=trainer.seed, step=0)
+        sharded = trainer.parallel.fsdp
         self.stages: tuple[Encoder, ...] = tuple(
             config.model.build(
                 vocabulary=vocabulary,
                 groups=layout.groups,
                 layout=replace(layout.model, turn=turn),
-                precision=precision,
+                precision="fp32" if sharded else precision,
                 seed=trainer.seed,
-            ).to(layout.world.device)
+            )
             for turn in range(layout.model.interleave)
         )
         """This rank's part of the model: one stage, or the interleaved ones in the order of the layers."""
-        shard = trainer.parallel.shard_optimizer
-        models = wrap_stages(self.stages, layout, shard_optimizer=shard)
-        self.optimizer: MegatronOptimizer = build_optimizer(
-            models, trainer.optimizer, groups=layout.groups, precision=precision, shard=shard
-        )
+        models, self.optimizer = self._share_out() if sharded else self._replicate()
         for stage in self.stages:
             stage.config.grad_scale_func = self.optimizer.scale_loss
-        self.passes = Passes(models, layout)
+        self.passes = Passes(models, layout, in_step=sharded)
         self.n_parameters = sum(count_parameters(stage, layout) for stage in self.stages)
         """Trained numbers of the whole model, a tied matrix counted once."""
         self._staging = Staging()
+
+    def _replicate(self) -> tuple[tuple[Any, ...], MegatronOptimizer]:
+        """Every replica has the whole of its stages; the optimizer's state is whole or shared out."""
+        shard = self.settings.parallel.shard_optimizer
+        stages = [stage.to(self.layout.world.device) for stage in self.stages]
+        models = wrap_stages(stages, self.layout, shard_optimizer=shard)
+        groups, precision = self.layout.groups, self.precision
+        return models, build_optimizer(models, self.settings.optimizer, groups=groups, precision=precision, shard=shard)
+
+    def _share_out(self) -> tuple[tuple[Any, ...], Any]:
+        """Everything is shared out over the replicas."""
+        model = ShardedModel(self.encoder, self.layout, precision=self.precision)
+        optimizer = ShardedOptimizer(model, self.settings.optimizer, self.layout, precision=self.precision)
+        apply_settings(optimizer, self.settings.optimizer)
+        return (model,), optimizer
 
     @property
     def encoder(self) -> Encoder:

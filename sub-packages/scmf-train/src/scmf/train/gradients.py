@@ -18,6 +18,7 @@ from scmf.model.megatron import (
     finalize_model_grads,
 )
 from scmf.train.layout import Layout
+from scmf.train.tensors import local
 
 
 def wrap_stages(stages: Sequence[Any], layout: Layout, *, shard_optimizer: bool) -> tuple[Any, ...]:
@@ -116,7 +117,7 @@ def clip(optimizer: MegatronOptimizer, *, norm: float, largest: float) -> None:
         norm: of the whole gradient, finite.
         largest: norm to keep to, > 0.
     """
-    grads = [p.grad for part in parts(optimizer) for p in part.get_parameters() if p.grad is not None]
+    grads = [local(p.grad) for part in parts(optimizer) for p in part.get_parameters() if p.grad is not None]
     if grads and norm > largest:
         torch._foreach_mul_(grads, largest / norm)
 

@@ -100,6 +100,11 @@ def mark_decay(model: nn.Module) -> None:
                 parameter.no_weight_decay = not _decays(module, key, where=f"{name}.{key}")
 
 
+def decays(parameter: nn.Parameter) -> bool:
+    """Whether `mark_decay` has found that a parameter takes weight decay."""
+    return not parameter.no_weight_decay  # type: ignore[attr-defined]
+
+
 def _decays(module: nn.Module, key: str, *, where: str) -> bool:
     kind = type(module).__name__
     # Transformer Engine keeps a norm's weight inside the linear after it, as layer_norm_weight.

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from scmf.model.megatron import MegatronOptimizer
 from scmf.train.gradients import parts
+from scmf.train.tensors import local
 
 Shape = tuple[int, ...]
 
@@ -35,13 +36,14 @@ class Share:
     first: int | None
     """Place of the run's first value in the flat parameter; None where every replica updates the whole of it."""
     inner: torch.optim.Optimizer
+    is_copy: bool
+    """Checkpoints keep the weight in a lower precision beside it."""
 
     def tensors(self) -> dict[str, Tensor]:
         """State with a number for every value that is updated, by the names of the inner optimizer."""
         state = self.inner.state[self.main]
-        found = {k: v for k, v in state.items() if isinstance(v, Tensor) and v.numel() == self.main.numel() and v.dim()}
-        is_copy = self.main.dtype != self.parameter.dtype
-        return {**found, "fp32_param": self.main} if is_copy else found
+        found = {k: local(v) for k, v in state.items() if isinstance(v, Tensor) and v.shape == self.main.shape}
+        return {**found, "fp32_param": local(self.main)} if self.is_copy else found
 
 
 def shares(optimizer: MegatronOptimizer) -> Iterator[Share]:
@@ -50,13 +52,14 @@ def shares(optimizer: MegatronOptimizer) -> Iterator[Share]:
         if hasattr(part, "gbuf_ranges"):
             yield from _scattered(part)
         else:
-            yield from (Share(p, main, None, part.optimizer) for p, main in _whole(part))
+            low = getattr(part, "weight_dtype", torch.float32) != torch.float32
+            yield from (Share(p, m, None, part.optimizer, low or m.dtype != p.dtype) for p, m in _whole(part))
 
 
 def _whole(part: Any) -> Iterator[tuple[Tensor, Tensor]]:
     """Parameters that a plain optimizer of Megatron's updates, each with its fp32 copy or itself."""
     if not hasattr(part, "float16_groups"):
-        yield from ((p, p) for p in part.get_parameters())
+        yield from ((local(p), p) for p in part.get_parameters())
         return
     copies = zip(
         chain.from_iterable(part.float16_groups), chain.from_iterable(part.fp32_from_float16_groups), strict=True
@@ -72,7 +75,7 @@ def _scattered(part: Any) -> Iterator[Share]:
         for parameter, ranges in bucket["param_map"].items():
             group, order = part.model_param_group_index_map[parameter]
             main = part.optimizer.param_groups[group]["params"][order]
-            yield Share(parameter, main, ranges["param"].start, part.optimizer)
+            yield Share(parameter, main, ranges["param"].start, part.optimizer, main.dtype != parameter.dtype)
 
 
 def optimizer_entries(optimizer: MegatronOptimizer, weights: Mapping[str, Any]) -> dict[str, Any]:

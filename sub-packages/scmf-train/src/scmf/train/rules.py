@@ -86,6 +86,34 @@ def world_faults(config: MainConfig, world_size: int) -> Iterator[Fault]:
             f"a step (data.global_batch_size={data.global_batch_size} over {counted(copies, 'data-parallel rank')})",
             f"use micro_batch_size: {largest_divisor(share, data.micro_batch_size)}",
         )
+    if parallel.fsdp:
+        yield from _fsdp_faults(config, copies)
+
+
+def _fsdp_faults(config: MainConfig, copies: int) -> Iterator[Fault]:
+    """Rows of every matrix are shared out, and a checkpoint describes equal shares."""
+    model, tokenizer = config.model, config.data.tokenizer
+    vocabulary, pad = tokenizer.vocabulary_size, model.pad_vocabulary_to
+    padded = pad if vocabulary is None else model.padded_vocabulary_size(vocabulary)
+    sizes = (
+        ("model.hidden", "hidden", model.hidden, model.hidden),
+        ("model.ffn", "ffn", model.ffn, model.ffn),
+        ("data.tokenizer.seq_length", "positions", tokenizer.seq_length, tokenizer.seq_length),
+        (
+            "model.pad_vocabulary_to",
+            "tokens",
+            pad if vocabulary is None else model.padded_vocabulary_size(vocabulary),
+            pad,
+        ),
+    )
+    for key, what, rows, value in sizes:
+        if rows % copies:
+            yield Fault(
+                key,
+                f"{key}={value} makes matrices of {rows} {what}, which trainer.parallel.fsdp=true cannot share out "
+                f"evenly over {copies} ranks",
+                f"use {key.rpartition('.')[2]}: {_next_multiple(value, copies)}, or another number of ranks",
+            )
 
 
 def _heads_divide_by_tensor(config: MainConfig) -> Iterator[Fault]:
@@ -169,6 +197,16 @@ def _validation_has_cells(config: MainConfig) -> Iterator[Fault]:
         )
 
 
+def _memory_is_not_probed_under_fsdp(config: MainConfig) -> Iterator[Fault]:
+    if config.trainer.parallel.fsdp and config.trainer.on_fault.probe_memory is True:
+        yield Fault(
+            "trainer.faults.probe_memory",
+            "trainer.faults.probe_memory=true tries microbatches on each rank alone, and under "
+            "trainer.parallel.fsdp=true no rank can compute alone",
+            "write probe_memory: auto, and choose data.microbatch_tokens yourself",
+        )
+
+
 RULES: tuple[Callable[[MainConfig], Iterator[Fault]], ...] = (
     _heads_divide_by_tensor,
     _ffn_divides_by_tensor,
@@ -177,6 +215,7 @@ RULES: tuple[Callable[[MainConfig], Iterator[Fault]], ...] = (
     _vocabulary_divides_by_tensor,
     _packs_divide_by_tensor_with_sequence_parallelism,
     _validation_has_cells,
+    _memory_is_not_probed_under_fsdp,
 )
 
 

@@ -116,7 +116,9 @@ def fit_memory(config: MainConfig, engine: Engine) -> DataConfig:
         MachineError: none fits.
     """
     wanted, layout = config.trainer.on_fault.probe_memory, engine.layout
-    if wanted is False or (wanted == "auto" and layout.world.device.type == "cpu"):
+    # Under FSDP a pass is a meeting of all ranks: one without memory would leave the others waiting.
+    hopeless = layout.world.device.type == "cpu" or config.trainer.parallel.fsdp
+    if wanted is False or (wanted == "auto" and hopeless):
         return config.data
     masked = require(config.model.task, MlmTask, key="model.task").select
     return fit_microbatch(config.data, engine, masked=masked, align=math.lcm(ALIGN, layout.model.tensor))

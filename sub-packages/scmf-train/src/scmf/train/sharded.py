@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from scmf.model.megatron import MegatronOptimizer, dist_checkpointing
 from scmf.train.layout import Layout
 from scmf.train.optimizer_state import optimizer_entries, take_optimizer
 from scmf.train.staging import Staging, WriteShards
+from scmf.train.tensors import local
 from scmf.train.world import lost_contact
 
 Stages = Sequence[Any]
@@ -74,10 +76,14 @@ def load_shards(folder: Path, *, stages: Stages, optimizer: MegatronOptimizer, l
     """
     check_index(folder)
     wanted = _sharded_state(stages, optimizer, layout)
+    if _is_rounded(optimizer):
+        # The originals, which the optimizer has, are the weights; read in place, they would be overwritten.
+        del wanted["model"]
     # The state read comes in other tensors or in these: Megatron decides.
     places = {key: entry.data for key, entry in wanted["optimizer"]["tensors"].items()}
     state = _load(folder, wanted)
-    _take_weights(stages, state["model"])
+    if "model" in wanted:
+        _take_weights(stages, state["model"])
     with torch.no_grad():
         take_optimizer(optimizer, state["optimizer"], places)
 
@@ -155,9 +161,18 @@ def _sharded_weights(stages: Stages, layout: Layout) -> dict[str, Any]:
     }
 
 
-def _sharded_state(stages: Stages, optimizer: MegatronOptimizer, layout: Layout) -> dict[str, Any]:
+def _sharded_state(stages: Stages, optimizer: Any, layout: Layout) -> dict[str, Any]:
     weights = _sharded_weights(stages, layout)
-    return {"model": weights, "optimizer": optimizer_entries(optimizer, weights)}
+    entries = optimizer_entries(optimizer, weights)
+    if _is_rounded(optimizer):
+        dtype = optimizer.weight_dtype
+        weights = {key: replace(w, data=w.data.to(dtype), dtype=dtype) for key, w in weights.items()}
+    return {"model": weights, "optimizer": entries}
+
+
+def _is_rounded(optimizer: Any) -> bool:
+    """Whether weights are rounded for a checkpoint: FSDP has originals only, and other layouts look for both."""
+    return bool(getattr(optimizer, "weight_dtype", torch.float32) != torch.float32)
 
 
 def _load(folder: Path, wanted: dict[str, Any]) -> dict[str, Any]:
@@ -189,7 +204,13 @@ def _take_weights(stages: Stages, weights: dict[str, Any]) -> None:
         _take_stage(stage, {key.removeprefix(prefix): w for key, w in weights.items() if key.startswith(prefix)})
 
 
+@torch.no_grad()
 def _take_stage(stage: Any, weights: dict[str, Any]) -> None:
+    own = dict(stage.named_parameters())
+    # Shards take what was read for them; what is left is for torch, which looks at every name.
+    for key in [key for key in weights if key in own and local(own[key]) is not own[key]]:
+        local(own[key]).copy_(weights[key])
+        weights[key] = own[key]
     missing, unexpected = stage.load_state_dict(weights, strict=False)
     wrong = [key for key in (*missing, *unexpected) if not key.endswith("_extra_state")]
     # The copy of a tied matrix is filled through the tie and listed under its own key only where it is kept.

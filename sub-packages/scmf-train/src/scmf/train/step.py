@@ -53,6 +53,8 @@ class Passes:
     models: tuple[Any, ...]
     """Wrapped stages of this rank: one, or the interleaved ones in the order of the layers."""
     layout: Layout
+    in_step: bool = False
+    """Replicas run the same number of microbatches: under FSDP each of them is a meeting of all."""
 
     def train(self, batch: StepBatch) -> Tensor:
         """Leave the gradient of the mean loss over all ranks' targets in the gradient buffers.
@@ -72,7 +74,8 @@ class Passes:
             model.eval()
         total = LossSum(0.0, 0, 0)
         for batch in batches:
-            losses = self._run(batch.microbatches, forward_only=True) if batch.microbatches else []
+            run = batch.microbatches or self.in_step
+            losses = self._run(batch.microbatches, forward_only=True) if run else []
             total += LossSum.of(self._reduce(losses, batch).tolist())
         return total
 
@@ -96,7 +99,9 @@ class Passes:
         device, interleaved = self.layout.world.device, len(self.models) > 1
         if interleaved:
             # The schedule deals microbatches out in groups of one a pipeline rank.
-            microbatches = filled_up(microbatches, self.layout.model.pipeline)
+            microbatches = filled_up(microbatches, to_multiple=self.layout.model.pipeline)
+        if self.in_step:
+            microbatches = filled_up(microbatches, to_multiple=self._most(len(microbatches)))
         packs: list[Iterator[Pack]] = [(Pack.of(m, device) for m in microbatches) for _ in self.models]
         losses: list[dict[str, Tensor]] = get_forward_backward_func()(
             forward_step_func=_forward_step,
@@ -108,6 +113,12 @@ class Passes:
             forward_only=forward_only,
         )
         return losses
+
+    def _most(self, count: int) -> int:
+        """The largest count of a replica."""
+        most = torch.tensor(count, device=self.layout.world.device)
+        dist.all_reduce(most, op=dist.ReduceOp.MAX, group=self.layout.groups.dp)
+        return int(most)
 
     def _reduce(self, losses: list[dict[str, Tensor]], batch: StepBatch) -> Tensor:
         """Sum over microbatches, replicas and stages; only the last stage has losses."""
@@ -123,18 +134,35 @@ class Passes:
         return sums
 
 
-def filled_up(microbatches: tuple[Microbatch, ...], multiple: int) -> tuple[Microbatch, ...]:
+def filled_up(microbatches: tuple[Microbatch, ...], *, to_multiple: int) -> tuple[Microbatch, ...]:
     """Microbatches and, up to the next multiple, empty ones: the first one's shape, no target, no cell, no gradient.
 
     Args:
-        microbatches: at least one.
-        multiple: > 0.
+        microbatches: any number.
+        to_multiple: > 0; where there are no microbatches, so many empty ones.
     """
+    n = len(microbatches)
+    more = -n % to_multiple if n else to_multiple
     nothing = np.zeros(0, np.int32)
-    empty = replace(
-        microbatches[0], target_positions=nothing, targets=nothing, cell_ids=np.zeros(0, np.int64), tokens=0
+    shape = microbatches[0] if microbatches else _padding(128)
+    no_cell = np.zeros(0, np.int64)
+    empty = replace(shape, target_positions=nothing, targets=nothing, cell_ids=no_cell, tokens=0)
+    return (*microbatches, *[empty] * more)
+
+
+def _padding(width: int) -> Microbatch:
+    """A microbatch of segments of one position, none of a cell."""
+    zeros = np.zeros(width, np.int32)
+    return Microbatch(
+        input_ids=zeros,
+        positions=zeros,
+        cu_seqlens=np.arange(width + 1, dtype=np.int32),
+        target_positions=zeros,
+        targets=zeros,
+        cell_ids=np.zeros(0, np.int64),
+        tokens=0,
+        longest=1,
     )
-    return (*microbatches, *[empty] * (-len(microbatches) % multiple))
 
 
 def _forward_step(packs: Iterator[Pack], model: Any) -> tuple[Tensor, Any]:
