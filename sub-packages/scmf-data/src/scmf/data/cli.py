@@ -6,21 +6,17 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import Any, Final, NoReturn
 
 from scmf.core.command import Parser
 from scmf.core.errors import run_command
 from scmf.data import cli_check, cli_ledger
 from scmf.data.cli_check import add_check
+from scmf.data.cli_convert import add_convert, convert_command, positive
 from scmf.data.cli_coverage import add_coverage, coverage
+from scmf.data.cli_info import add_info, info
 from scmf.data.cli_ledger import add_ledger, add_seen
-from scmf.data.cli_sources import add_source_flags, source_options
-
-if TYPE_CHECKING:
-    from scmf.data.ingest.convert import Conversion
-    from scmf.data.manifest import Manifest
 
 _EXAMPLES: Final = """\
 examples:
@@ -59,22 +55,16 @@ def store_command(argv: Sequence[str]) -> int:
     return run(options)
 
 
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
-    return int(text)
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = _command(None, "scmf-store", "Cell stores: make, look at, check, measure, tokenize.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
     add_check(_command(commands, "check", "Say everything that is wrong with sources.", run=cli_check.check))
-    _add_convert(commands)
-    info = _command(commands, "info", "Print what a store holds.", run=_info)
-    info.add_argument("--json", action="store_true", help="the facts as one JSON object")
+    add_convert(_command(commands, "convert", "Make a store.", run=convert_command))
+    add_info(_command(commands, "info", "Print what a store holds.", run=info))
     _command(commands, "verify", "Check every byte of a store; exit code 1 and one line a fault.", run=_verify)
     bench = _command(commands, "bench", "Measure how fast this disk and one core feed cells.", run=_bench)
     bench.add_argument("--json", action="store_true", help="the measurements as one JSON object")
+    bench.add_argument("--cold", action="store_true", help="from the disk, by memory map and by requests")
     _add_tokens(commands)
     _add_vocabulary(commands)
     add_coverage(_command(commands, "coverage", "Say what a vocabulary knows of a store.", run=coverage))
@@ -99,24 +89,12 @@ def _command(commands: Any, name: str, text: str, *, run: Callable[..., int] | N
     return parser
 
 
-def _add_convert(commands: Any) -> None:
-    convert = _command(commands, "convert", "Make a store from h5ad files.", run=_convert)
-    add_source_flags(convert)
-    convert.add_argument("--dest", required=True, type=Path, metavar="DIR", help="folder to make")
-    convert.add_argument(
-        "--cells-per-part", default=1_000_000, type=_positive, metavar="N", help="default: 1000000; at most 2 million"
-    )
-    convert.add_argument(
-        "--overwrite", action="store_true", help="replace the store at --dest when the new one is whole"
-    )
-
-
 def _add_tokens(commands: Any) -> None:
     tokens = _command(commands, "tokens", "Write every cell as rank tokens to a parquet file.", run=_tokens)
     tokens.add_argument("--vocabulary", required=True, metavar="NAME", help="geneformer-v1, geneformer-v2 or a file")
     tokens.add_argument("--out", required=True, type=Path, metavar="FILE", help="parquet file to make")
     tokens.add_argument(
-        "--seq-length", type=_positive, metavar="N", help="tokens kept a cell (default: 2048, or 4096 with <cls>)"
+        "--seq-length", type=positive, metavar="N", help="tokens kept a cell (default: 2048, or 4096 with <cls>)"
     )
 
 
@@ -127,36 +105,11 @@ def _add_vocabulary(commands: Any) -> None:
         "--out", required=True, type=Path, metavar="FILE", help="parquet file to make, for data.tokenizer.vocabulary"
     )
     vocabulary.add_argument(
-        "--min-cells", default=1, type=_positive, metavar="N", help="a gene in fewer cells has no token (default: 1)"
+        "--min-cells", default=1, type=positive, metavar="N", help="a gene in fewer cells has no token (default: 1)"
     )
     vocabulary.add_argument(
         "--framed", action="store_true", help="sequences begin with <cls> and end with <eos>, as in Geneformer V2"
     )
-
-
-def _convert(options: argparse.Namespace) -> int:
-    from scmf.data.ingest.convert import convert
-
-    wishes = replace(source_options(options), cells_per_part=options.cells_per_part, overwrite=options.overwrite)
-    conversion = convert(options.sources, options.dest, wishes, log=_print)
-    if options.gene_ids == "symbols":
-        _print("warning: genes are kept by name; the shipped vocabularies, which use Ensembl ids, will not match")
-    _print(_made(conversion, options.dest))
-    return 0
-
-
-def _info(options: argparse.Namespace) -> int:
-    from scmf.data.manifest import read_manifest
-
-    manifest = read_manifest(options.store)
-    if options.json:
-        facts = manifest.model_dump(mode="json", exclude={"gene_ids", "parts", "gene_medians"})
-        facts |= {"n_genes": len(manifest.gene_ids), "n_parts": len(manifest.parts)}
-        facts |= {"bytes": _total_bytes(manifest), "fingerprint": manifest.fingerprint}
-        _print(json.dumps(facts, indent=2))
-    else:
-        _print("\n".join(_describe(manifest)))
-    return 0
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -177,8 +130,13 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _bench(options: argparse.Namespace) -> int:
     from scmf.data.bench import bench_store
+    from scmf.data.bench_cold import bench_cold, cold_lines
     from scmf.data.store import CellStore
 
+    if options.cold:
+        cold = bench_cold(CellStore.open(options.store))
+        _print(json.dumps(cold.as_dict(), indent=2) if options.json else "\n".join(cold_lines(cold)))
+        return 0
     report = bench_store(CellStore.open(options.store))
     if options.json:
         _print(json.dumps(report.as_dict(), indent=2))
@@ -231,35 +189,6 @@ def _vocabulary(options: argparse.Namespace) -> int:
 
 def _print(line: str) -> None:
     sys.stdout.write(line + "\n")
-
-
-def _made(conversion: Conversion, dest: Path) -> str:
-    manifest = conversion.manifest
-    size = f"{manifest.n_cells:,} cells x {len(manifest.gene_ids):,} genes in {_total_bytes(manifest) / 1e6:,.1f} MB"
-    parts = "1 part" if len(manifest.parts) == 1 else f"{len(manifest.parts)} parts"
-    return f"{dest}: {size}, {parts}; look at it with: scmf-store info {dest}"
-
-
-def _total_bytes(manifest: Manifest) -> int:
-    return sum(file.bytes for part in manifest.parts for file in part.files.values())
-
-
-def _describe(manifest: Manifest) -> list[str]:
-    mean = manifest.n_values / max(1, manifest.n_cells)
-    types = sorted({f"{p.counts_dtype} counts, {p.indices_dtype} genes" for p in manifest.parts})
-    lines = [
-        f"cells        {manifest.n_cells:,}",
-        f"genes        {len(manifest.gene_ids):,} ({manifest.id_space}, {manifest.species or 'species unknown'})",
-        f"values       {manifest.n_values:,} ({mean:,.0f} a cell), counts up to {manifest.max_count:,}",
-        f"parts        {len(manifest.parts)} ({'; '.join(types)})",
-        f"size         {_total_bytes(manifest) / 1e6:,.1f} MB",
-        f"obs columns  {', '.join(manifest.obs_columns)}",
-        f"fingerprint  {manifest.fingerprint}",
-    ]
-    for source in manifest.sources:
-        cells = f"cells {source.first_cell:,} to {source.first_cell + source.n_cells - 1:,}"
-        lines.append(f"source       {source.name}: {cells}, counts from {source.counts}, xxh3 {source.checksum}")
-    return lines
 
 
 if __name__ == "__main__":

@@ -174,7 +174,7 @@ def _identity(site: Site, parts: Sequence[PartJob], states: list[list[dict[str, 
     """All that the bytes of the parts depend on."""
     options, making = site.options, site.options.making
     wishes: dict[str, Any] = {"counts": options.counts, "genes": asdict(options.genes), "obsm": list(options.obsm)}
-    wishes |= {"cells_in": options.cells_in, "duplicates": making.duplicates != "keep", "medians": making.medians}
+    wishes |= {"cells_in": options.cells_in, "medians": making.medians}
     return {
         "version": program_version(),
         "sources": [

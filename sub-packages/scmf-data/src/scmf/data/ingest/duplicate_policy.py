@@ -125,7 +125,9 @@ def _thin(
 ) -> FinishedPart:
     """The part with these of its cells only."""
     aside = folder.scratch / "thinned" / name
-    filler = PartFiller(aside, var=site.var, medians=site.options.making.medians, obsm=result.record.obsm)
+    filler = PartFiller(
+        aside, var=site.var, keys=site.keys, medians=site.options.making.medians, obsm=result.record.obsm
+    )
     copy_cells(filler, store, cells, numbers=np.arange(store.n_genes, dtype=np.int32))
     record = filler.close()
     sync_tree(aside)

@@ -109,9 +109,9 @@ class Site:
         return pd.DataFrame({"gene_symbol": np.array(list(symbols.values()), dtype=object)}, index=index)
 
     @cached_property
-    def keys(self) -> KeyArray | None:
-        """Keys of the genes, where cells are to be hashed."""
-        return None if self.options.making.duplicates == "keep" else gene_keys(self.plan.gene_numbers)
+    def keys(self) -> KeyArray:
+        """(n_genes,) keys of the genes, for hashes of cells."""
+        return gene_keys(self.plan.gene_numbers)
 
     def open(self, source: SourcePlan) -> Source:
         """Open a source as it was planned."""
@@ -213,8 +213,7 @@ class PartJob:
     def _close(self, filler: PartFiller, attempt: Path, tallies: dict[int, dict[str, int]]) -> FinishedPart:
         columns = filler.obs.columns
         record = filler.close()
-        if len(filler.hashes):
-            filler.hashes.tofile(attempt / f"{self.name}.hashes")
+        filler.hashes.tofile(attempt / f"{self.name}.hashes")
         if filler.gene_histogram is not None:
             save_gene_histogram(attempt / f"{self.name}.genes", filler.gene_histogram)
         sync_tree(attempt)

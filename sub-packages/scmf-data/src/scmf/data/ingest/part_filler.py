@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from scmf.data.cell_hash import KeyArray, hash_cells
+from scmf.data.cell_hash import KeyArray
 from scmf.data.ingest import kernels
 from scmf.data.ingest.blocks import RawBlock
-from scmf.data.ingest.statistics import CellHistograms
+from scmf.data.ingest.statistics import CellHistograms, sum_rows
 from scmf.data.manifest import ObsmRecord, PartRecord
 from scmf.data.medians import BINS, count_values
 from scmf.data.obs_writer import ObsSpool
@@ -59,7 +59,7 @@ class PartFiller:
         folder: Path,
         *,
         var: pd.DataFrame,
-        keys: KeyArray | None = None,
+        keys: KeyArray,
         medians: bool = False,
         obsm: Mapping[str, ObsmRecord] | None = None,
     ) -> None:
@@ -68,7 +68,7 @@ class PartFiller:
         Args:
             folder: the part's folder, which is made. What waits on disk meanwhile lies beside it.
             var: one row a gene, indexed by gene id.
-            keys: (n_genes,) from `gene_keys`: hashes of the cells are wanted.
+            keys: (n_genes,) from `gene_keys`.
             medians: histograms of each gene's scaled counts are wanted; 6 kB of memory a gene.
             obsm: arrays beside obs that every cell has.
         """
@@ -84,7 +84,7 @@ class PartFiller:
 
     @property
     def hashes(self) -> KeyArray:
-        """(cells,) uint64 hash of each cell so far, where they are wanted."""
+        """(cells,) uint64 hash of each cell so far; see `sum_rows`."""
         return np.concatenate([np.empty(0, np.uint64), *self._hashes])
 
     def put(self, block: RawBlock, gene_numbers: Array, tally: Tally) -> Fault | None:
@@ -120,12 +120,12 @@ class PartFiller:
 
     def _describe(self, lengths: Array, n: int) -> None:
         indices, counts = self._indices[:n], self._counts[:n]
-        self.histograms.add(lengths, counts)
-        ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-        if self._keys is not None:
-            self._hashes.append(hash_cells(ends, indices, counts, self._keys))
+        totals, hashes = np.empty(len(lengths), np.int64), np.empty(len(lengths), np.uint64)
+        sum_rows(lengths, (indices, counts), self._keys, (totals, hashes))
+        self.histograms.add(lengths, totals)
+        self._hashes.append(hashes)
         if self.gene_histogram is not None:
-            count_values((indices, counts), (ends[:-1], lengths), self.gene_histogram)
+            count_values((indices, counts), (np.cumsum(lengths) - lengths, lengths), self.gene_histogram)
 
     def _canonical(self, part: PartWriter, block: RawBlock, gene_numbers: Array, lengths: Array) -> Array:
         n = len(block.values)

@@ -14,6 +14,9 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from scmf.data.cell_hash import KeyArray
+from scmf.data.order import mix
+
 Array = npt.NDArray[Any]
 LongArray = npt.NDArray[np.int64]
 Pairs = tuple[tuple[int, int], ...]
@@ -29,15 +32,13 @@ class CellHistograms:
         self.lengths: LongArray = np.zeros(n_genes + 1, np.int64)
         self.library: LongArray = np.zeros(64 * STEPS_AN_OCTAVE + 1, np.int64)
 
-    def add(self, lengths: LongArray, counts: Array) -> None:
+    def add(self, lengths: LongArray, totals: LongArray) -> None:
         """Count cells.
 
         Args:
             lengths: (cells,) expressed genes of each cell.
-            counts: (values,) their counts, laid end to end.
+            totals: (cells,) sum of their counts.
         """
-        totals = np.empty(len(lengths), np.int64)
-        sum_rows(lengths, counts, totals)
         self.lengths += np.bincount(lengths, minlength=len(self.lengths))
         self.library += np.bincount(library_bins(totals), minlength=len(self.library))
 
@@ -79,12 +80,26 @@ def add_gene_histogram(path: Path, total: Array) -> None:
 
 
 @numba.njit(cache=True, nogil=True)
-def sum_rows(lengths: LongArray, counts: Array, totals: LongArray) -> None:
-    """Write the sum of each row's counts; rows lie end to end. totals: (rows,) int64, written."""
+def sum_rows(lengths: LongArray, values: tuple[Array, Array], keys: KeyArray, out: tuple[LongArray, KeyArray]) -> None:
+    """Sum each row's counts, and hash them.
+
+    The hash is the sum of count x key over the genes, scrambled: a third of what `hash_cells` costs. It is weaker
+    (counts that differ by multiples of 2**k share k bits), which is enough to find candidates that are compared
+    value by value afterwards.
+
+    Args:
+        lengths: (rows,) values of each row; rows lie end to end.
+        values: (values,) gene numbers below len(keys), and counts.
+        keys: (n_genes,) uint64 from `gene_keys`.
+        out: (rows,) int64 sums and (rows,) uint64 hashes, written; the hash is 0 for a row without counts only.
+    """
     start = 0
     for row in range(len(lengths)):
-        total = np.int64(0)
+        total, word = np.int64(0), np.uint64(0)
         for k in range(start, start + lengths[row]):
-            total += np.int64(counts[k])
-        totals[row] = total
+            count = np.int64(values[1][k])
+            total += count
+            word += keys[values[0][k]] * np.uint64(count)
+        out[0][row] = total
+        out[1][row] = max(mix(word), np.uint64(1)) if total else np.uint64(0)
         start += lengths[row]
