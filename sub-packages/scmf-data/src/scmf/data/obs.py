@@ -81,8 +81,8 @@ def _reading(part: Path) -> Iterator[None]:
         raise StoreError(
             f"obs cannot be read: {' '.join(str(error).split()) or type(error).__name__}",
             where=str(part / "obs"),
-            fix=f"scmf-store verify {shlex.quote(str(part.parent))}; then restore the file that it names or convert the "
-            "sources again",
+            fix=f"scmf-store verify {shlex.quote(str(part.parent))}; then restore the file that it names, or convert "
+            "the sources again",
         ) from error
 
 

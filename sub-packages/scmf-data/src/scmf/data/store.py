@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from scmf.core.errors import StoreError
 from scmf.data.manifest import Manifest, PartRecord, read_manifest
-from scmf.data.reading import MAPPED, Reading, choose_reading
+from scmf.data.reading import MAPPED, Reading, allow_files, choose_reading
 from scmf.data.shard import map_shard
 
 if TYPE_CHECKING:
@@ -154,9 +154,7 @@ class CountsBatch:
 class CellStore:
     """Read-only cells, numbered from 0 over all parts. Pickles as its path, so that workers map it anew."""
 
-    def __init__(
-        self, path: Path, manifest: Manifest, parts: tuple[Part, ...], *, reading: Reading = MAPPED
-    ) -> None:
+    def __init__(self, path: Path, manifest: Manifest, parts: tuple[Part, ...], *, reading: Reading = MAPPED) -> None:
         self.path = path
         self.manifest = manifest
         self.parts = parts
@@ -182,6 +180,7 @@ class CellStore:
         """
         path = Path(path)
         manifest = read_manifest(path)
+        allow_files(len(manifest.parts))
         parts = tuple(Part.open(path, record) for record in manifest.parts)
         return cls(path, manifest, parts, reading=choose_reading(read, path, bytes_of_arrays(manifest)))
 
