@@ -100,7 +100,7 @@ class ObsmArray:
             rows[here] = self.pieces[number][ids[here] - self.starts[number]]
         return rows
 
-    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> Array:
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> Array:
         del copy
         whole = self[:]
         return whole if dtype is None else whole.astype(dtype)

@@ -21,6 +21,9 @@ _CELL_RANGER: Final = (
 )
 """What Cell Ranger leaves in `outs`, the best first."""
 
+_TILEDB: Final = ("__tiledb_group.tdb", "__group", "__schema")
+"""What every TileDB group or array has."""
+
 
 def open_folder(path: Path, wishes: ReadWishes) -> Source:
     """Open a folder with the reader of its format; InputError where there is none."""
@@ -33,6 +36,10 @@ def open_folder(path: Path, wishes: ReadWishes) -> Source:
         from scmf.data.ingest.scdl import ScdlSource
 
         return ScdlSource(path)
+    if any((path / name).exists() for name in _TILEDB):
+        from scmf.data.ingest.soma import SomaSource
+
+        return SomaSource(path, wishes)
     if mtx_files(path):
         return MtxSource(path, wishes)
     raise _nothing_here(path)
