@@ -127,4 +127,4 @@ def test_the_system_accepts_the_hints(mixed):
             sizes = piece.lengths * like.itemsize
             for advice in (mmap.MADV_RANDOM, WILLNEED):
                 assert advise(addresses, sizes, 4096, advice) == 0
-            assert advise(addresses, sizes, 4096, 12_345) == len(addresses)
+            assert advise(addresses, sizes, 4096, 12_345) > 0

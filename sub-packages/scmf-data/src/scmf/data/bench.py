@@ -57,7 +57,7 @@ def bench_store(store: CellStore, *, seconds: float = _SECONDS) -> BenchReport:
     set of cells has been read once before the clock starts.
     """
     rates, notes = [], ["one thread; tokens, masks and packs come on top of this"]
-    forgotten = _forget(store)
+    forgotten = forget(store)
     if forgotten < 0.9:
         notes.append(
             f"the kernel kept {1 - forgotten:.0%} of the store's pages in memory, so the cold figure is too high; "
@@ -102,15 +102,26 @@ def _blocks(store: CellStore, ids: Ids) -> Ids:
     return np.ravel(starts[:, None] + run)
 
 
-def _forget(store: CellStore) -> float:
-    """Ask the kernel to drop the store's pages; returns the share that it dropped."""
+def forget(store: CellStore) -> float:
+    """Ask the kernel to drop the store's pages from memory; returns the share of them that is gone. Needs no rights."""
     gone = total = 0
     for part in store.parts:
         for name in ("data", "indices", "indptr"):
+            part.let_go(name)
             resident, pages = _drop(part, name)
             gone += pages - resident
             total += pages
     return gone / max(1, total)
+
+
+def resident_bytes(store: CellStore) -> int:
+    """Bytes of the store's counts and genes that are in memory now, by whoever read them."""
+    total = 0
+    for part in store.parts:
+        for name in ("data", "indices"):
+            with (part.path / "X" / name / "c" / "0").open("rb") as file:
+                total += _resident_pages(file.fileno())[0] * mmap.PAGESIZE
+    return total
 
 
 def _drop(part: Part, name: str) -> tuple[int, int]:
@@ -131,4 +142,5 @@ def _resident_pages(handle: int) -> tuple[int, int]:
         flags = (ctypes.c_ubyte * pages)()
         start = ctypes.addressof(ctypes.c_char.from_buffer(mapping))
         status = ctypes.CDLL(None).mincore(ctypes.c_void_p(start), ctypes.c_size_t(size), flags)
-        return (sum(f & 1 for f in flags), pages) if status == 0 else (pages, pages)
+        in_memory = int((np.frombuffer(flags, np.uint8) & 1).sum())
+        return (in_memory, pages) if status == 0 else (pages, pages)

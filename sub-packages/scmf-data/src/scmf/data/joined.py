@@ -20,6 +20,7 @@ from scmf.core.errors import ConfigError
 from scmf.data.config_order import StoreEntry
 from scmf.data.manifest import Manifest
 from scmf.data.obs import concat_column, concat_obs
+from scmf.data.reading import allow_files
 from scmf.data.store import CellGroups, CellStore
 
 Read = Literal["auto", "mmap", "pread"]
@@ -39,7 +40,10 @@ def open_stores(where: str | Sequence[StoreEntry], *, read: Read = "auto") -> Ce
     """
     if isinstance(where, str):
         return open_store(where, read=read)
-    stores = [open_store(entry.path, read=read) for entry in where]
+    stores: list[CellStore] = []
+    for entry in where:
+        stores.append(open_store(entry.path, read=read))  # one open store raises the limit of files for itself
+        allow_files(sum(len(store.parts) for store in stores) + 200)
     if len(stores) == 1:
         return stores[0]
     return JoinedStore(stores, weights=[entry.weight for entry in where])

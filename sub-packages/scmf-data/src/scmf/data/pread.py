@@ -8,7 +8,6 @@ request. A disk or server that fails is an error that names the file, where a me
 from __future__ import annotations
 
 import os
-import resource
 import sys
 import weakref
 from collections.abc import Callable, Iterator
@@ -40,7 +39,6 @@ class PreadTable(PartTable):
 
     def __init__(self, store: CellStore) -> None:
         super().__init__(store)
-        _allow_files(len(_ARRAYS) * len(store.parts))
         self._files = {name: np.full(len(store.parts), -1, np.int32) for name in _ARRAYS}
         weakref.finalize(self, _close_all, self._files)
 
@@ -131,15 +129,6 @@ def _close_all(files: dict[str, IntArray]) -> None:
     for handles in files.values():
         for handle in handles[handles >= 0].tolist():
             os.close(handle)
-
-
-def _allow_files(n: int) -> None:
-    """Raise this process's limit of open files where the store has more, as far as the system allows."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = n + 256
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
 
 
 @numba.njit(nogil=True, cache=True)

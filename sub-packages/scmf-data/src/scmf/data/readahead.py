@@ -47,7 +47,7 @@ def _advise(addresses: AddressArray, sizes: LongArray, advice: int) -> None:
 
 @numba.njit(nogil=True, cache=True)
 def advise(addresses: AddressArray, sizes: LongArray, page: int, advice: int) -> int:
-    """Give one advice about many ranges of mapped memory.
+    """Give one advice about many ranges of mapped memory; ranges that follow each other are one.
 
     Args:
         addresses: (k,) uint64 first byte of each range.
@@ -58,8 +58,13 @@ def advise(addresses: AddressArray, sizes: LongArray, page: int, advice: int) ->
     Returns:
         How many the system refused.
     """
-    refused = 0
-    for i in range(len(addresses)):
+    refused, i = 0, 0
+    while i < len(addresses):
         begin = addresses[i] // np.uint64(page) * np.uint64(page)
-        refused += _madvise(begin, addresses[i] + np.uint64(sizes[i]) - begin, advice) != 0
+        end, last = addresses[i] + np.uint64(sizes[i]), i + 1
+        while last < len(addresses) and addresses[last] == end:
+            end += np.uint64(sizes[last])
+            last += 1
+        refused += _madvise(begin, end - begin, advice) != 0
+        i = last
     return refused

@@ -8,6 +8,7 @@ asks for whole cells, many at a time, and an error is an error.
 from __future__ import annotations
 
 import os
+import resource
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -16,6 +17,8 @@ Mode = Literal["mmap", "pread"]
 
 TIMES_MEMORY: Final = 8
 """A store larger than so many times the memory is read by pread. annbatch reports freezes of maps of 20 times."""
+_FILES_A_PART: Final = 6
+_OTHER_FILES: Final = 512
 _NETWORK: Final = ("nfs", "cifs", "smb", "lustre", "ceph", "fuse", "gpfs", "beegfs", "9p", "afs", "gluster", "weka")
 """Beginnings of the names of file systems whose disk is elsewhere."""
 
@@ -79,3 +82,15 @@ def memory_bytes() -> int:
         if limit.isdigit():
             return min(total, int(limit))
     return total
+
+
+def allow_files(n_parts: int) -> None:
+    """Raise this process's limit of open files where a store has many parts, as far as the system allows.
+
+    A memory map holds its file open (in Python before 3.13 always), and so does reading by requests.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _FILES_A_PART * n_parts + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))

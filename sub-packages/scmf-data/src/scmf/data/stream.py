@@ -6,19 +6,20 @@ how many cells the run has seen. Replicas see the same cells in the same order a
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from scmf.core.batch import StepBatch
-from scmf.core.errors import ConfigError
+from scmf.core.errors import ConfigError, StoreError
 from scmf.core.random import derive_seed
 from scmf.data.collate import Collator
 from scmf.data.config import DataConfig, SplitConfig
 from scmf.data.config_order import BlockOrderConfig
-from scmf.data.masks import Corruption
 from scmf.data.drawing import BlockDrawing, Drawing, RandomDrawing, in_id_order
+from scmf.data.masks import Corruption
 from scmf.data.order import permute
 from scmf.data.packing import (
     Layout,
@@ -28,7 +29,7 @@ from scmf.data.packing import (
     share_by_length,
     share_by_neighbourhood,
 )
-from scmf.data.rank import RankTokenizer, refuse_other_rank_order
+from scmf.data.rank import RankTokenizer, Tokens, refuse_other_rank_order
 from scmf.data.readahead import ask_for_cells, expect_random_access
 from scmf.data.sampling import weighted_drawing
 from scmf.data.split import CellSet, Splits, describe_named, named_split, split_cells
@@ -98,7 +99,7 @@ class CellStream:
         self.splits = _split(store, config.split, seed=seed)
         self.drawing: Drawing = make_drawing(store, self.splits.train, config, seed=seed)
         self._collator = Collator(self.vocabulary, seq_length, corruption)
-        self._stand_ins = StandIns(store, self.tokenizer, seed=seed)
+        self._stand_ins = StandIns(seed)
         expect_random_access(store)
 
     @property
@@ -134,7 +135,8 @@ class CellStream:
 
     def step(self, cells_seen: int) -> StepBatch:
         """This replica's share of the step that begins after so many cells."""
-        self._ask_ahead(cells_seen)
+        with suppress(StoreError, OSError):  # a cell that cannot be read is dealt with when its step comes
+            self._ask_ahead(cells_seen)
         return self._prepare(self.draw(cells_seen), self.splits.train)
 
     def draw(self, cells_seen: int) -> Draw:
@@ -180,14 +182,17 @@ class CellStream:
 
     def _prepare(self, draw: Draw, pool: CellSet) -> StepBatch:
         """This replica's share of a draw; cells of the pool stand in for those that cannot be read."""
-        cell_ids, lost = self._stand_ins.addressed(draw.cell_ids, pool)
-        mine = np.flatnonzero(self._share(cell_ids) == self.replica.number)
-        ask_for_cells(self.store, cell_ids[mine])
-        tokens, own_ids, bad = self._stand_ins.encode(cell_ids[mine], pool)
+        share, cell_ids, lost = self._stand_ins.read(draw.cell_ids, pool, self._share)
+        mine = np.flatnonzero(share == self.replica.number)
+        tokens, own_ids, bad = self._stand_ins.read(cell_ids[mine], pool, self._encode)
         layout = self._layout(tokens.lengths)
         microbatches = self._collator.collate(tokens, cell_ids=own_ids, keys=draw.keys[mine], layout=layout)
         replaced = (*[lost[place] for place in mine.tolist() if place in lost], *bad.values())
         return StepBatch(microbatches, cells=len(draw.cell_ids), cell_ids=draw.cell_ids, replaced=replaced)
+
+    def _encode(self, cell_ids: LongArray) -> Tokens:
+        ask_for_cells(self.store, cell_ids)
+        return self.tokenizer.encode(self.store, cell_ids)
 
     def _share(self, cell_ids: LongArray) -> LongArray:
         """Replica of each cell, from what every replica can see without reading values."""
