@@ -1,4 +1,4 @@
-"""Cells that cannot be read. In: the cells of a batch. Out: their tokens, with another cell in the place of each.
+"""Cells that cannot be read. In: the cells of a batch. Out: what is read of them, another cell in the place of each.
 
 Which cell stands in is a function of the seed and the lost cell's id, so that it is the same on every rank, at every
 resume and in every epoch. A batch whose cells are whole pays nothing.
@@ -6,7 +6,7 @@ resume and in every epoch. A batch whose cells are whole pays nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
@@ -15,9 +15,7 @@ import numpy.typing as npt
 from scmf.core.batch import ReplacedCell
 from scmf.core.errors import ScmfError, StoreError
 from scmf.core.random import stream
-from scmf.data.rank import RankTokenizer, Tokens
 from scmf.data.split import CellSet
-from scmf.data.store import CellStore
 
 T = TypeVar("T")
 LongArray = npt.NDArray[np.int64]
@@ -33,73 +31,61 @@ class StandIns:
     """Reads cells, and others in the place of those that cannot be read.
 
     Args:
-        store: the cells.
-        tokenizer: made for the store.
         seed: of the run.
     """
 
-    def __init__(self, store: CellStore, tokenizer: RankTokenizer, *, seed: int) -> None:
-        self._store, self._tokenizer, self._seed = store, tokenizer, seed
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
 
-    def addressed(self, cell_ids: LongArray, pool: CellSet) -> tuple[LongArray, Replaced]:
-        """Cells whose place in the store is known, from metadata alone: what every replica has to agree on.
-
-        Args:
-            cell_ids: (k,) int64.
-            pool: the set that stand-ins are taken from.
-
-        Returns:
-            (k,) int64 ids, and what was replaced.
-
-        Raises:
-            StoreError: no cell can be found for a lost one.
-        """
-        return self._replace(cell_ids, pool, lambda ids: self._tokenizer.lengths_upper_bound(self._store, ids))[1:]
-
-    def encode(self, cell_ids: LongArray, pool: CellSet) -> tuple[Tokens, LongArray, Replaced]:
-        """Tokens of the cells.
-
-        Args:
-            cell_ids: (k,) int64.
-            pool: the set that stand-ins are taken from.
-
-        Returns:
-            The tokens of (k,) int64 ids, those ids, and what was replaced.
-
-        Raises:
-            StoreError: no cell can be found for a lost one.
-        """
-        return self._replace(cell_ids, pool, lambda ids: self._tokenizer.encode(self._store, ids))
-
-    def _replace(
-        self, cell_ids: LongArray, pool: CellSet, read: Callable[[LongArray], T]
+    def read(
+        self, cell_ids: LongArray, pool: CellSet, reader: Callable[[LongArray], T]
     ) -> tuple[T, LongArray, Replaced]:
-        try:
-            return read(cell_ids), cell_ids, {}
-        except _LOST:
-            pass
-        ids, replaced = cell_ids.copy(), {}
-        for place, cell in enumerate(cell_ids.tolist()):
-            error = _fault(read, cell)
-            if error is not None:
-                ids[place] = self._instead(cell, pool, read, error)
-                replaced[place] = ReplacedCell(cell, int(ids[place]), _sentence(error))
-        return read(ids), ids, replaced
+        """Read cells; where that fails, find out which are lost, and read others in their place.
 
-    def _instead(self, cell: int, pool: CellSet, read: Callable[[LongArray], object], error: Exception) -> int:
-        for candidate in self._candidates(cell, pool):
-            if _fault(read, candidate) is None:
-                return candidate
+        Args:
+            cell_ids: (k,) int64.
+            pool: the set that stand-ins are taken from, so that none comes from another split.
+            reader: of any number of cells; raises StoreError or OSError for those it cannot read.
+
+        Returns:
+            What the reader says of (k,) int64 ids, those ids, and what was replaced.
+
+        Raises:
+            StoreError: no cell can be found for a lost one, or the reader fails on all together only.
+            OSError: the same, of the system.
+        """
+        try:
+            return reader(cell_ids), cell_ids, {}
+        except _LOST:
+            ids, replaced = self._find(cell_ids, pool, reader)
+            if not replaced:
+                raise
+        return reader(ids), ids, replaced
+
+    def _find(
+        self, cell_ids: LongArray, pool: CellSet, reader: Callable[[LongArray], object]
+    ) -> tuple[LongArray, Replaced]:
+        ids, replaced = cell_ids.copy(), Replaced()
+        for place, cell in enumerate(cell_ids.tolist()):
+            error = _fault(reader, cell)
+            if error is not None:
+                ids[place] = self._instead(cell, pool, reader, error)
+                replaced[place] = ReplacedCell(cell, int(ids[place]), _sentence(error))
+        return ids, replaced
+
+    def _instead(
+        self, cell: int, pool: CellSet, reader: Callable[[LongArray], object], error: StoreError | OSError
+    ) -> int:
+        places = stream(self._seed, "stand-in", cell).integers(0, len(pool), TRIES)
+        for candidate in pool.take(places).tolist():
+            if _fault(reader, candidate) is None:
+                return int(candidate)
         raise error
 
-    def _candidates(self, cell: int, pool: CellSet) -> Iterator[int]:
-        places = stream(self._seed, "stand-in", cell).integers(0, len(pool), TRIES)
-        return iter(pool.take(places).tolist())
 
-
-def _fault(read: Callable[[LongArray], object], cell: int) -> Exception | None:
+def _fault(reader: Callable[[LongArray], object], cell: int) -> StoreError | OSError | None:
     try:
-        read(np.array([cell], np.int64))
+        reader(np.array([cell], np.int64))
     except _LOST as error:
         return error
     return None

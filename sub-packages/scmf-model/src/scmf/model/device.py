@@ -45,7 +45,8 @@ def release_memory(device: torch.device) -> None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation has failed, on a GPU or on the host, where torch raises a plain RuntimeError."""
-    words = ("can't allocate memory", "not enough memory", "out of memory")
+    # oneDNN says no more of it than that it could not make its kernel.
+    words = ("can't allocate memory", "not enough memory", "out of memory", "could not create a primitive")
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
         isinstance(error, RuntimeError) and any(word in str(error) for word in words)
     )
