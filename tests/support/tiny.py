@@ -93,7 +93,7 @@ def pack(cells: list[Cell], width: int = 256) -> Microbatch:
 
 def build_engine(config: MainConfig, layout: Layout) -> Engine:
     """The engine of a tiny run."""
-    precision = "bf16" if config.trainer.precision == "bf16" else "fp32"
+    precision = "fp32" if config.trainer.precision == "auto" else config.trainer.precision
     return Engine(config, layout=layout, vocabulary=VOCABULARY, max_steps=config.trainer.steps, precision=precision)
 
 

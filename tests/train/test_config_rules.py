@@ -108,8 +108,71 @@ BROKEN = [
     ),
     (
         ["trainer.parallel.context=2"],
-        "trainer.parallel.context=2 needs Transformer Engine and is not available yet",
+        ("trainer.parallel.context=2 is not available: only Transformer Engine's attention on GPUs can share one "
+        "cell's positions, and scmf has not been run with it"),
         "context: 1",
+    ),
+    (
+        ["trainer.parallel.interleave=2"],
+        "trainer.parallel.interleave=2 deals stages out to pipeline ranks, and trainer.parallel.pipeline=1",
+        "interleave: 1",
+    ),
+    (
+        ["trainer.parallel.interleave=3", "trainer.parallel.pipeline=2"],
+        "model.layers=4 cannot be split over trainer.parallel.pipeline=2 x interleave=3 stages",
+        "interleave: 2",
+    ),
+    (
+        ["trainer.parallel.fsdp=true", "trainer.parallel.tensor=2"],
+        ("trainer.parallel.fsdp=true shares whole layers out over data-parallel ranks, and tensor=2, pipeline=1 "
+        "split them already"),
+        "fsdp: false and shard_optimizer: true",
+    ),
+    (
+        ["trainer.parallel.fsdp=true", "trainer.parallel.shard_optimizer=true"],
+        ("trainer.parallel.shard_optimizer=true and trainer.parallel.fsdp=true are two ways to share out the "
+        "optimizer's state"),
+        "shard_optimizer: false",
+    ),
+    (
+        ["trainer.parallel.fsdp=true", "trainer.devices=12", "model.hidden=60", "data.tokenizer.seq_length=120",
+         "model.pad_vocabulary_to=384", "model.ffn=95"],
+        ("model.ffn=95 makes matrices of 95 ffn, which trainer.parallel.fsdp=true cannot share out evenly over 12 "
+        "ranks"),
+        "use ffn: 96, or another number",
+    ),
+    (
+        ["trainer.parallel.fsdp=true", "trainer.faults.probe_memory=true"],
+        ("trainer.faults.probe_memory=true tries microbatches on each rank alone, and under "
+        "trainer.parallel.fsdp=true no rank can compute alone"),
+        "probe_memory: auto",
+    ),
+    (
+        ["trainer.precision=fp8", "model.ffn=100"],
+        ("model.ffn=100 is no multiple of 16, as trainer.precision=fp8 with trainer.fp8.recipe=current needs it"),
+        "use ffn: 112",
+    ),
+    (
+        ["trainer.precision=fp8", "trainer.parallel.pipeline=2", "trainer.fp8.first_bf16=3"],
+        ("trainer.fp8.first_bf16=3 is more than the 2 layers of a pipeline rank (model.layers=4 over "
+        "trainer.parallel.pipeline=2)"),
+        "first_bf16: 2 or less",
+    ),
+    (
+        ["trainer.fp8.recipe=delayed", "trainer.fp8.last_bf16=1"],
+        ("trainer.fp8.recipe=delayed scales all layers in one context, and first_bf16=0, last_bf16=1 take some out "
+        "(megatron-core 0.16.1 cannot)"),
+        "recipe: current",
+    ),
+    (
+        ["trainer.precision=fp16", "trainer.parallel.fsdp=true"],
+        ("trainer.precision=fp16 scales the loss of no sharded optimizer, and trainer.parallel.fsdp=true shards it"),
+        "precision: bf16",
+    ),
+    (
+        ["trainer.precision=fp8", "trainer.parallel.recompute=selective"],
+        "trainer.parallel.recompute=selective would scale a feed-forward's fp8 products twice a step",
+        "recompute: full",
     ),
     (
         ["trainer.parallel.sequence=true"],

@@ -38,6 +38,7 @@ def save_after_six(folder, ranks, changes):
     [
         pytest.param(1, DROPOUT, id="one process, dropout"),
         pytest.param(1, BF16, id="one process, bf16"),
+        pytest.param(1, {"trainer__precision": "fp16"}, id="one process, fp16"),
         pytest.param(2, TENSOR | DROPOUT, id="TP2, dropout"),
         pytest.param(2, PIPELINE, id="PP2"),
         pytest.param(2, {}, id="DP2"),

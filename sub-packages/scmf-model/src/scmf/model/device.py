@@ -52,6 +52,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def compute_capability(device: torch.device) -> tuple[int, int] | None:
+    """Generation of a GPU's instructions, such as (9, 0) for an H200; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    major, minor = torch.cuda.get_device_capability(device)  # noqa: TID251
+    return int(major), int(minor)
+
+
 def device_name(device: torch.device) -> str:
     """The chip's name for the run's record."""
     return str(torch.cuda.get_device_name(device)) if device.type == "cuda" else "cpu"  # noqa: TID251

@@ -27,7 +27,7 @@ from scmf.model.megatron import (
 from scmf.model.pack import Pack
 from scmf.model.recompute import recompute_feed_forwards
 from scmf.model.spec import Parts, choose_kernels, layer_spec, local_parts, transformer_engine_parts
-from scmf.model.transformer_config import ModelLayout, Precision, transformer_config
+from scmf.model.transformer_config import Arithmetic, ModelLayout, transformer_config
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ def build_encoder(
     vocabulary: VocabularyShape,
     groups: Any,
     layout: ModelLayout,
-    precision: Precision,
+    precision: Arithmetic,
     seed: int,
 ) -> Encoder:
     """Build this rank's stage of an encoder, with its initial weights, on the CPU.

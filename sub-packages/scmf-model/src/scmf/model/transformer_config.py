@@ -10,8 +10,53 @@ import torch
 from scmf.model.config import EncoderConfig
 from scmf.model.megatron import TransformerConfig
 
-Precision = Literal["fp32", "bf16"]
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+Precision = Literal["fp32", "bf16", "fp16", "fp8"]
+DTYPES: dict[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp8": torch.bfloat16,
+}
+"""Of parameters and of activations between matrix products; fp8 is the precision of the products alone."""
+Fp8Recipe = Literal["current", "delayed", "block", "mxfp8"]
+
+
+@dataclass(frozen=True)
+class Fp8:
+    """How matrix products are computed in eight bits, by Transformer Engine."""
+
+    recipe: Fp8Recipe = "current"
+    first_bf16: int = 0
+    """Layers at the beginning whose products stay in bf16."""
+    last_bf16: int = 0
+    """Layers at the end whose products stay in bf16."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Megatron's."""
+        names = {"current": "tensorwise", "delayed": "delayed", "block": "blockwise", "mxfp8": "mxfp8"}
+        # Gradients need e5m2's range where one scale serves a whole tensor; small blocks have scales of their own.
+        whole_tensor = self.recipe in ("current", "delayed")
+        return {
+            "fp8": "hybrid" if whole_tensor else "e4m3",
+            "fp8_recipe": names[self.recipe],
+            "fp8_amax_history_len": 1024,
+            "fp8_amax_compute_algo": "max",
+            "first_last_layers_bf16": bool(self.first_bf16 or self.last_bf16),
+            "num_layers_at_start_in_bf16": self.first_bf16,
+            "num_layers_at_end_in_bf16": self.last_bf16,
+        }
+
+
+Arithmetic = Literal["fp32", "bf16", "fp16"] | Fp8
+"""How a model computes: in one precision, or in bf16 with matrix products in fp8."""
+
+
+def dtype_of(arithmetic: Arithmetic) -> torch.dtype:
+    """Dtype of parameters and activations."""
+    return DTYPES["fp8" if isinstance(arithmetic, Fp8) else arithmetic]
+
+
 Recompute = Literal["none", "selective", "full"]
 
 
@@ -38,7 +83,7 @@ RECOMPUTE: dict[Recompute, dict[str, Any]] = {
 """Megatron's settings for each."""
 
 
-def transformer_config(config: EncoderConfig, *, layout: ModelLayout, precision: Precision, on_gpu: bool) -> Any:
+def transformer_config(config: EncoderConfig, *, layout: ModelLayout, precision: Arithmetic, on_gpu: bool) -> Any:
     """Megatron's configuration of an encoder.
 
     Args:
@@ -47,6 +92,7 @@ def transformer_config(config: EncoderConfig, *, layout: ModelLayout, precision:
         precision: of parameters and activations; optimizer state and reductions are fp32 in either.
         on_gpu: use the fused kernels that exist on GPUs only.
     """
+    dtype = dtype_of(precision)
     return TransformerConfig(
         num_layers=config.layers,
         hidden_size=config.hidden,
@@ -62,9 +108,10 @@ def transformer_config(config: EncoderConfig, *, layout: ModelLayout, precision:
         overlap_p2p_comm=layout.interleave > 1,
         batch_p2p_comm=layout.interleave == 1,
         sequence_parallel=layout.sequence,
-        params_dtype=DTYPES[precision],
-        pipeline_dtype=DTYPES[precision],
-        bf16=precision == "bf16",
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
+        bf16=dtype == torch.bfloat16,
+        fp16=dtype == torch.float16,
         # The loss is a sum over targets; Megatron divides the gradient by the targets of all ranks and microbatches.
         calculate_per_token_loss=True,
         # Weights are drawn by scmf.model.initial, alike in every layout; Megatron's own draw would be lost time.
@@ -80,6 +127,7 @@ def transformer_config(config: EncoderConfig, *, layout: ModelLayout, precision:
         gradient_accumulation_fusion=False,
         cuda_graph_scope=[],  # the default warns that it is deprecated
         **RECOMPUTE[layout.recompute],
+        **(precision.settings if isinstance(precision, Fp8) else {}),
     )
 
 

@@ -96,6 +96,28 @@ class ParallelConfig(Config):
             )
 
 
+class Fp8Config(Config):
+    """Matrix products of the layers in eight bits, through Transformer Engine; everything else is bf16 or fp32."""
+
+    recipe: Literal["current", "delayed", "block", "mxfp8"] = "current"
+    """Scales: one a tensor from its present values, or from earlier ones; one a block; or MXFP8's (Blackwell)."""
+    first_bf16: Annotated[int, Field(ge=0, le=4096)] = 0
+    """Layers at the beginning of the model whose products stay in bf16."""
+    last_bf16: Annotated[int, Field(ge=0, le=4096)] = 0
+    """Layers at the end of the model whose products stay in bf16."""
+
+    def faults(self) -> Iterator[Fault]:
+        """Delayed scaling keeps its history around all layers at once."""
+        yield from super().faults()
+        if self.recipe == "delayed" and (self.first_bf16 or self.last_bf16):
+            yield Fault(
+                "recipe",
+                f"trainer.fp8.recipe=delayed scales all layers in one context, and first_bf16={self.first_bf16}, "
+                f"last_bf16={self.last_bf16} take some out (megatron-core 0.16.1 cannot)",
+                "write recipe: current, or first_bf16: 0 and last_bf16: 0",
+            )
+
+
 class OptimizerConfig(Config):
     """AdamW with decoupled decay on linear and embedding weights; none on biases and norms."""
 
@@ -172,8 +194,10 @@ class TrainerConfig(Config):
     """Ranks a node: GPUs, or processes where there is no GPU. auto: every GPU, or one process."""
     nodes: Ranks = 1
     """Machines of the run; torchrun or Slurm starts the ranks of more than one."""
-    precision: Literal["fp32", "bf16", "auto"] = "auto"
+    precision: Literal["fp32", "bf16", "fp16", "fp8", "auto"] = "auto"
     """Arithmetic of the layers; losses and weights' masters are fp32. auto: bf16 on a GPU, fp32 on a CPU."""
+    fp8: Fp8Config = Fp8Config()
+    """How products are computed in eight bits; only with precision: fp8."""
     parallel: ParallelConfig = ParallelConfig()
     """How the model is laid over the ranks."""
     optimizer: OptimizerConfig

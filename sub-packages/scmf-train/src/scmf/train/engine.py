@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -16,11 +16,12 @@ from scmf.core.batch import StepBatch
 from scmf.model.encoder import Encoder, VocabularyShape
 from scmf.model.megatron import MegatronOptimizer
 from scmf.model.seam import cuda_type_names
+from scmf.model.transformer_config import Arithmetic, Fp8, Precision
 from scmf.train.config import MainConfig
 from scmf.train.fsdp import ShardedModel, ShardedOptimizer
 from scmf.train.gradients import gather_parameters, squared_norm, wrap_stages
 from scmf.train.layout import Layout, seed_step
-from scmf.train.optimizer import apply_settings, build_optimizer, update
+from scmf.train.optimizer import apply_settings, build_optimizer, loss_scale_can_fall, update
 from scmf.train.schedule import learning_rate
 from scmf.train.sharded import load_shards, load_weights, stage_shards
 from scmf.train.staging import Staging, WriteShards
@@ -38,6 +39,8 @@ class StepReport:
     cells: int
     seconds: float
     """Wall time of the step, without waiting for data."""
+    overflow: bool = False
+    """The step was left out because fp16's loss scale was too high, and the scale was halved: no fault."""
 
 
 class Engine:
@@ -58,7 +61,7 @@ class Engine:
         layout: Layout,
         vocabulary: VocabularyShape,
         max_steps: int,
-        precision: Literal["fp32", "bf16"],
+        precision: Precision,
     ) -> None:
         trainer = config.trainer
         self.layout = layout
@@ -73,7 +76,7 @@ class Engine:
                 vocabulary=vocabulary,
                 groups=layout.groups,
                 layout=replace(layout.model, turn=turn),
-                precision="fp32" if sharded else precision,
+                precision="fp32" if sharded else self._arithmetic(),
                 seed=trainer.seed,
             )
             for turn in range(layout.model.interleave)
@@ -86,6 +89,12 @@ class Engine:
         self.n_parameters = sum(count_parameters(stage, layout) for stage in self.stages)
         """Trained numbers of the whole model, a tied matrix counted once."""
         self._staging = Staging()
+
+    def _arithmetic(self) -> Arithmetic:
+        fp8 = self.settings.fp8
+        if self.precision == "fp8":
+            return Fp8(fp8.recipe, first_bf16=fp8.first_bf16, last_bf16=fp8.last_bf16)
+        return self.precision
 
     def _replicate(self) -> tuple[tuple[Any, ...], MegatronOptimizer]:
         """Every replica has the whole of its stages; the optimizer's state is whole or shared out."""
@@ -122,15 +131,15 @@ class Engine:
         self.optimizer.zero_grad()
         sums = self.passes.train(batch)
         with cuda_type_names():
-            self.optimizer.prepare_grads()
+            overflow = self.optimizer.prepare_grads()  # under fp16 the host waits for the device here too
         # The one place of a step in which the host waits for the device.
         *sums_here, square = torch.cat([sums, squared_norm(self.optimizer).view(1)]).tolist()
-        loss, norm = LossSum.of(sums_here), math.sqrt(square) if math.isfinite(square) else None
-        if not math.isfinite(loss.total):
-            norm = None
+        loss = LossSum.of(sums_here)
+        norm = math.sqrt(square) if math.isfinite(square) and math.isfinite(loss.total) else None
         if norm is not None:
             update(self.optimizer, self.settings.optimizer, lr=lr, norm=norm)
-        return StepReport(loss, norm, lr, batch.cells, time.perf_counter() - begun)
+        overflow = overflow and math.isfinite(loss.total) and loss_scale_can_fall(self.optimizer)
+        return StepReport(loss, norm, lr, batch.cells, time.perf_counter() - begun, overflow=overflow)
 
     def evaluate(self, batches: Iterable[StepBatch]) -> LossSum:
         """Loss of held-out cells; draws no random numbers."""

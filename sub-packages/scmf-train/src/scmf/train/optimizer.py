@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,11 +16,15 @@ from scmf.model.megatron import (
     get_megatron_optimizer,
 )
 from scmf.model.seam import cuda_type_names
-from scmf.model.transformer_config import DTYPES
+from scmf.model.transformer_config import DTYPES, Precision
 from scmf.train.config import OptimizerConfig
-from scmf.train.gradients import clip
+from scmf.train.gradients import clip, parts
 
 NORM_NAMES = ("LayerNorm", "RMSNorm", "TENorm")
+
+LOSS_SCALE = {"initial_loss_scale": 2.0**16, "min_loss_scale": 2.0**-14, "loss_scale_window": 2000, "hysteresis": 1}
+"""fp16's: halved at every overflow, doubled after so many steps without one. Source: torch.amp.GradScaler. Its floor
+is below one, because what is scaled is the sum of a microbatch's losses, not their mean."""
 
 
 def build_optimizer(
@@ -28,7 +32,7 @@ def build_optimizer(
     config: OptimizerConfig,
     *,
     groups: Any,
-    precision: Literal["fp32", "bf16"],
+    precision: Precision,
     shard: bool = False,
 ) -> MegatronOptimizer:
     """AdamW over the parameters of a DistributedDataParallel-wrapped model.
@@ -52,8 +56,10 @@ def build_optimizer(
         adam_beta2=config.beta2,
         adam_eps=config.eps,
         clip_grad=config.clip or 0.0,
-        bf16=precision == "bf16",
+        bf16=precision in ("bf16", "fp8"),
+        fp16=precision == "fp16",
         params_dtype=DTYPES[precision],
+        **LOSS_SCALE,
         use_distributed_optimizer=shard,
         overlap_param_gather=models[0].ddp_config.overlap_param_gather,
     )
@@ -139,6 +145,12 @@ def update(optimizer: MegatronOptimizer, config: OptimizerConfig, *, lr: float, 
         clip(optimizer, norm=norm, largest=config.clip)
     with cuda_type_names():
         optimizer.step_with_ready_grads()
+
+
+def loss_scale_can_fall(optimizer: MegatronOptimizer) -> bool:
+    """Whether fp16's loss scale is above its floor; False where there is none. Waits for the device."""
+    scalers = [part.grad_scaler for part in parts(optimizer) if getattr(part, "grad_scaler", None) is not None]
+    return any(bool(scaler.scale > scaler.min_scale) for scaler in scalers)
 
 
 def optimizer_parameters(optimizer: MegatronOptimizer) -> list[torch.nn.Parameter]:

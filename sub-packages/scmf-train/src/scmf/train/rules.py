@@ -102,7 +102,7 @@ def _fsdp_faults(config: MainConfig, copies: int) -> Iterator[Fault]:
         (
             "model.pad_vocabulary_to",
             "tokens",
-            pad if vocabulary is None else model.padded_vocabulary_size(vocabulary),
+            padded,
             pad,
         ),
     )
@@ -197,6 +197,58 @@ def _validation_has_cells(config: MainConfig) -> Iterator[Fault]:
         )
 
 
+FP8_WIDTHS = {"current": 16, "delayed": 16, "mxfp8": 32, "block": 128}
+"""Widths of matrices are multiples of this. Source: Transformer Engine's alignment, and the blocks of each recipe."""
+
+
+def _fp8_takes_the_widths(config: MainConfig) -> Iterator[Fault]:
+    trainer, model = config.trainer, config.model
+    if trainer.precision != "fp8":
+        return
+    multiple, tensor = FP8_WIDTHS[trainer.fp8.recipe], trainer.parallel.tensor
+    for name, size in (("hidden", model.hidden), ("ffn", model.ffn)):
+        if size % (multiple * tensor):
+            over = f" over {tensor} tensor ranks" if tensor > 1 else ""
+            yield Fault(
+                f"model.{name}",
+                f"model.{name}={size}{over} is no multiple of {multiple}, as trainer.precision=fp8 with "
+                f"trainer.fp8.recipe={trainer.fp8.recipe} needs it",
+                f"use {name}: {_next_multiple(size, multiple * tensor)}, or precision: bf16",
+            )
+
+
+def _fp8_keeps_layers_of_one_stage(config: MainConfig) -> Iterator[Fault]:
+    trainer = config.trainer
+    stage = config.model.layers // trainer.parallel.pipeline
+    for name in ("first_bf16", "last_bf16"):
+        kept = getattr(trainer.fp8, name)
+        if trainer.precision == "fp8" and kept > stage:
+            yield Fault(
+                f"trainer.fp8.{name}",
+                f"trainer.fp8.{name}={kept} is more than the {stage} layers of a pipeline rank "
+                f"(model.layers={config.model.layers} over trainer.parallel.pipeline={trainer.parallel.pipeline})",
+                f"use {name}: {stage} or less",
+            )
+
+
+def _precision_fits_the_layout(config: MainConfig) -> Iterator[Fault]:
+    """Combinations that nothing here makes right."""
+    precision, parallel = config.trainer.precision, config.trainer.parallel
+    if parallel.fsdp and precision in ("fp16", "fp8"):
+        why = "scales the loss of no sharded optimizer" if precision == "fp16" else "has not been built for shards"
+        yield Fault(
+            "trainer.precision",
+            f"trainer.precision={precision} {why}, and trainer.parallel.fsdp=true shards it",
+            "write precision: bf16, or fsdp: false and shard_optimizer: true",
+        )
+    if precision == "fp8" and parallel.recompute == "selective":
+        yield Fault(
+            "trainer.parallel.recompute",
+            "trainer.parallel.recompute=selective would scale a feed-forward's fp8 products twice a step",
+            "write recompute: full, which Transformer Engine does itself, or none",
+        )
+
+
 def _memory_is_not_probed_under_fsdp(config: MainConfig) -> Iterator[Fault]:
     if config.trainer.parallel.fsdp and config.trainer.on_fault.probe_memory is True:
         yield Fault(
@@ -216,6 +268,9 @@ RULES: tuple[Callable[[MainConfig], Iterator[Fault]], ...] = (
     _packs_divide_by_tensor_with_sequence_parallelism,
     _validation_has_cells,
     _memory_is_not_probed_under_fsdp,
+    _fp8_takes_the_widths,
+    _fp8_keeps_layers_of_one_stage,
+    _precision_fits_the_layout,
 )
 
 

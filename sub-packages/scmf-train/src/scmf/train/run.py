@@ -7,7 +7,7 @@ import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from scmf.core.config import require
 from scmf.core.config_write import to_yaml
@@ -19,7 +19,9 @@ from scmf.model.config import MlmTask
 from scmf.model.device import device_name
 from scmf.model.encoder import VocabularyShape
 from scmf.model.spec import choose_kernels
+from scmf.model.transformer_config import Precision
 from scmf.train.agreement import on_first, together
+from scmf.train.capability import refuse_precision, this_machine
 from scmf.train.config import MainConfig, with_steps
 from scmf.train.console import Console
 from scmf.train.engine import Engine
@@ -39,7 +41,7 @@ ALIGN = 128
 class Resolved:
     """What every `auto` of the config became on this machine."""
 
-    precision: Literal["fp32", "bf16"]
+    precision: Precision
     kernels: str
     device: str
     ranks: int
@@ -61,17 +63,31 @@ def open_cells(config: MainConfig, layout: Layout) -> CellStream:
         corruption=Corruption(select=task.select, mask=task.mask, random=task.random),
         seed=config.trainer.seed,
         replica=Replica(number=layout.replica, of=layout.replicas),
-        align=math.lcm(ALIGN, layout.model.tensor),
+        align=align_of(config, layout),
     )
     return stream
 
 
+def align_of(config: MainConfig, layout: Layout) -> int:
+    """Positions of a microbatch are a multiple of this."""
+    model = layout.model
+    # Under sequence parallelism fp8 sees a tensor rank's share of the positions.
+    share = model.tensor if model.sequence and config.trainer.precision == "fp8" else 1
+    return math.lcm(ALIGN * share, model.tensor)
+
+
 def resolve(config: MainConfig, layout: Layout, max_steps: int) -> Resolved:
-    """Decide every `auto`."""
-    on_gpu = layout.world.device.type == "cuda"
-    precision = config.trainer.precision
+    """Decide every `auto`.
+
+    Raises:
+        MachineError: this machine cannot compute so, or would unnoticed do it slowly.
+    """
+    device, precision = layout.world.device, config.trainer.precision
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" else "fp32"
+    refuse_precision(precision, config.trainer.fp8.recipe, this_machine(device))
     return Resolved(
-        precision=("bf16" if on_gpu else "fp32") if precision == "auto" else precision,
+        precision=precision,
         kernels=choose_kernels(),
         device=device_name(layout.world.device),
         ranks=layout.world.size,
@@ -121,7 +137,7 @@ def fit_memory(config: MainConfig, engine: Engine) -> DataConfig:
     if wanted is False or (wanted == "auto" and hopeless):
         return config.data
     masked = require(config.model.task, MlmTask, key="model.task").select
-    return fit_microbatch(config.data, engine, masked=masked, align=math.lcm(ALIGN, layout.model.tensor))
+    return fit_microbatch(config.data, engine, masked=masked, align=align_of(config, layout))
 
 
 def run(config: MainConfig, layout: Layout, *, resume: str | None) -> int:

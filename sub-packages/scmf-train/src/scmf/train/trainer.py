@@ -98,7 +98,7 @@ class Trainer:
             report = self.engine.train_step(batch, step=self.step)
             self.step += 1
             self.cells_seen += batch.cells
-            self.tally = self.tally.after_step(good=report.grad_norm is not None)
+            self.tally = self.tally.after_step(good=report.grad_norm is not None or report.overflow)
             interval.add(report, data_wait=batches.last_wait)
             self._seen.note(batch.cell_ids)
             self._record_cells(batch.cell_ids.tolist())
