@@ -117,10 +117,11 @@ def test_mapped_symbols_of_a_real_file_hold_the_counts_that_anndata_reads(marrow
 
 
 def test_ids_come_first_and_names_fill_in_for_columns_without_one():
-    genes = find("TP53", "GAPDH", "nonsense", columns={"id": [f"{TP53}.3", "", ""], "chromosome": ["17", "12", "1"]})
-    assert genes.ids == (TP53, GAPDH, "")
+    ids = [f"{TP53}.3", "ENSG00000251562", "", ""]
+    genes = find("x1", "x2", "GAPDH", "nonsense", columns={"id": ids, "chromosome": ["17", "11", "12", "1"]})
+    assert genes.ids == (TP53, "ENSG00000251562", GAPDH, "")
     assert genes.column == "id, index"
-    assert [o.how for o in genes.origins] == ["version-stripped", "exact", "not-found"]
+    assert [o.how for o in genes.origins] == ["version-stripped", "exact", "exact", "not-found"]
 
 
 def test_the_column_with_most_symbols_is_taken_for_names():
@@ -314,3 +315,9 @@ def test_check_writes_the_same_report_without_converting(run, tmp_path):
     assert code == 0
     with (tmp_path / "g.csv").open(newline="") as file:
         assert [row["id"] for row in csv.DictReader(file)] == [TP53, GAPDH]
+
+
+def test_the_page_explains_every_way_of_finding_an_id():
+    page = (Path(__file__).parents[2] / "docs" / "genes.md").read_text()
+    for how, meaning in HOWS.items():
+        assert f"| `{how}` | {meaning} |" in page
