@@ -114,6 +114,25 @@ def test_a_wrong_command_is_told_before_torch_is_imported(arguments, what, fix, 
     assert fix in refused.value.fix
 
 
+def test_data_given_as_a_config_is_told_apart_with_the_commands_that_lead_to_one(demo_store, demo_h5ad, tmp_path):
+    (tmp_path / "a run").mkdir()
+    (tmp_path / "a run" / "config.yaml").write_text("data: 1\n")
+    for given, what, fix in (
+        (demo_store.path, "this is a cell store", f"scmf-recipe --recipe 10m-pretrain --data-path {demo_store.path}"),
+        (demo_h5ad, "this is a file of counts", f"scmf-store convert {demo_h5ad} --dest data/cells"),
+        (tmp_path / "a run", "this is the folder of a run", f"--config '{tmp_path}/a run/config.yaml' --resume auto"),
+    ):
+        with pytest.raises(ConfigError, match=what) as refused:
+            train_command(["--config", str(given)])
+        assert fix in refused.value.fix
+
+
+def test_a_start_that_is_refused_leaves_no_folder_and_no_lock(config, tmp_path):
+    weights = f"model.init_from={tmp_path / 'no'}"
+    three_lines(run("scmf-train", "--config", config, weights, f"trainer.result_dir={tmp_path / 'new' / 'run'}"))
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_missing_store_is_told_in_three_lines_and_leaves_nothing(config, tmp_path):
     _, where, fix = three_lines(run("scmf-train", "--config", config, f"data.store={tmp_path / 'absent'}"))
     assert str(tmp_path / "absent") in where

@@ -14,6 +14,7 @@ from scmf.train.faults import FaultsConfig, Tally, must_roll_back, refuse_bad_ce
 from scmf.train.signals import REQUEUE
 from support.command import curve, lines
 from support.faulty import Outcome, fit
+from support.spoilt import LOST, spoil
 
 DONE = [Outcome(0), Outcome(0)]
 
@@ -108,6 +109,20 @@ def test_a_batch_that_one_rank_cannot_read_stops_all_with_one_message_that_names
     assert first == Outcome(1)
     assert second.what == "the disk is gone"
     assert "the step at 8 cells seen, which has cells" in second.where
+
+
+def test_cells_that_cannot_be_read_are_replaced_counted_and_named_and_too_many_stop_the_run(demo_store, tmp_path):
+    spoilt = spoil(demo_store, tmp_path / "store")
+    words = ["data.global_batch_size=64", "trainer.max_steps=3", "trainer.checkpoint.every=3"]
+    assert fit(spoilt, tmp_path / "run", *words) == DONE
+    drawn = {cell for cell_ids in cells(tmp_path / "run") for cell in cell_ids}
+    lost = column(tmp_path / "run", "faults/bad_cells")[-1]
+    assert 1 <= lost <= len(LOST)
+    assert not drawn & LOST
+    assert log(tmp_path / "run").count("cannot be read") == lost
+    told = fit(spoilt, tmp_path / "stopped", *words, "trainer.faults.bad_cells=0")
+    assert "cells could not be read and were replaced; trainer.faults.bad_cells allows 0" in told[0].what
+    assert told[1] == Outcome(1)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])

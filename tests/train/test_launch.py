@@ -42,17 +42,84 @@ def test_a_port_for_the_ranks_is_never_one_that_an_outgoing_connection_may_take(
     assert all(1024 < free_port() < min(first_outgoing, 32_768) for _ in range(50))
 
 
-def test_torchrun_starts_the_same_run(config, own, tmp_path):
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1"]
-    arguments = ["--config", str(config), f"trainer.result_dir={tmp_path / 'run'}"]
-    subprocess.run(
-        [sys.executable, *launcher, "--master-port", str(free_port()), "-m", "scmf.train.cli_train", *arguments],
-        env=environment(GLOO_SOCKET_IFNAME="lo"),
-        capture_output=True,
-        timeout=240,
-        check=True,
+def test_torchrun_starts_the_same_run_and_a_rank_that_is_killed_starts_it_again_from_its_checkpoint(
+    config, own, tmp_path
+):
+    (tmp_path / "killed.py").write_text(
+        "import os, signal\n"
+        "from scmf.data.config import CellsConfig\n"
+        "class Once(CellsConfig):\n"
+        '    """Kills rank 1 of the first start when it asks for the third step."""\n'
+        "    def open(self, **place):\n"
+        "        stream = super().open(**place)\n"
+        "        step = stream.step\n"
+        "        def killing(seen):\n"
+        "            if seen == 16 and (os.environ['RANK'], os.environ['TORCHELASTIC_RESTART_COUNT']) == ('1', '0'):\n"
+        "                os.kill(os.getpid(), signal.SIGKILL)\n"
+        "            return step(seen)\n"
+        "        stream.step = killing\n"
+        "        return stream\n"
     )
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1"]
+    words = ["data.kind=killed.Once", "data.workers=0", "trainer.checkpoint.every=1"]
+    result = subprocess.run(
+        [
+            *(sys.executable, *launcher, "--master-port", str(free_port()), "--max-restarts", "1"),
+            *("-m", "scmf.train.cli_train", "--config", str(config), f"trainer.result_dir={tmp_path / 'run'}", *words),
+        ],
+        env=environment(GLOO_SOCKET_IFNAME="lo", PYTHONPATH=str(tmp_path)),
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "resumed at step 1 after 8 cells" in result.stdout or "resumed at step 2 after 16 cells" in result.stdout
     assert curve(tmp_path / "run") == curve(own)
+
+
+LAUNCHER = """
+import subprocess, sys
+from scmf.train import launch
+launch._start = lambda rank, *_: subprocess.Popen([sys.executable, "-c", sys.argv[1 + rank]])
+sys.exit(launch.run_ranks(2, []))
+"""
+SAVING = """
+import signal, sys, time
+for number in (signal.SIGTERM, signal.SIGUSR1):
+    signal.signal(number, lambda number, _: (print("saves after", number, flush=True), sys.exit(75)))
+print("ready", flush=True)
+time.sleep(600)
+"""
+STUCK = """
+import os, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print(os.getpid(), flush=True)
+time.sleep(600)
+"""
+
+
+def launch(*ranks):
+    arguments = [sys.executable, "-c", LAUNCHER, *ranks]
+    return subprocess.Popen(arguments, env=environment(), stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_to_the_launcher_reaches_every_rank_and_their_code_is_its_own(number):
+    with launch(SAVING, SAVING) as launcher:
+        assert [launcher.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
+        launcher.send_signal(number)
+        assert [launcher.stdout.readline() for _ in range(2)] == [f"saves after {int(number)}\n"] * 2
+        assert launcher.wait(timeout=120) == 75
+
+
+def test_a_rank_that_is_left_in_a_collective_is_killed_after_the_first_one_has_failed():
+    failing = "import sys; input_ = sys.exit(3)"
+    with launch(STUCK, failing) as launcher:
+        stuck = int(launcher.stdout.readline())
+        assert launcher.wait(timeout=120) == 3
+        with pytest.raises(ProcessLookupError):
+            os.kill(stuck, 0)
 
 
 def test_a_slurm_step_starts_the_same_run(config, own, tmp_path):

@@ -119,15 +119,37 @@ def test_a_checkpoint_of_another_run_is_refused_with_the_difference(config, copy
     assert before == ((copy / "config.yaml").read_text(), (copy / "run.json").read_text())
 
 
-def test_a_damaged_checkpoint_is_refused_by_name(config, copy):
-    newest = max((copy / "checkpoints").glob("step_*"))
-    shard = next(newest.glob("*.distcp"))
+def spoil(checkpoint):
+    """One bit of a shard is turned."""
+    shard = next(checkpoint.glob("*.distcp"))
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)
-    what, where, _ = three_lines(run("scmf-train", *arguments(config, copy)))
+    return shard
+
+
+def test_resume_auto_passes_over_a_damaged_checkpoint_says_so_and_a_named_one_is_refused(config, copy, uncut):
+    newest = max((copy / "checkpoints").glob("step_*"))
+    shard = spoil(newest)
+    what, where, _ = three_lines(
+        run("scmf-train", "--config", config, "--resume", newest, f"trainer.result_dir={copy}")
+    )
     assert what == f"{shard.name} does not have the bytes that were written"
     assert where == str(newest)
+    out = succeed("scmf-train", *arguments(config, copy))
+    assert f"WARNING {newest} is damaged ({shard.name} does not have the bytes" in out
+    assert "resumed at step 20" in out
+    assert f"set aside as abandoned_{newest.name}" in out
+    assert curve(copy) == curve(uncut)
+
+
+def test_a_run_with_nothing_but_damaged_checkpoints_is_refused_and_stays_as_it_is(config, copy):
+    for path in (copy / "checkpoints").glob("step_*"):
+        spoil(path)
+    before = sorted(path.name for path in (copy / "checkpoints").iterdir())
+    what, _, _ = three_lines(run("scmf-train", *arguments(config, copy)))
+    assert "does not have the bytes that were written" in what
+    assert sorted(path.name for path in (copy / "checkpoints").iterdir()) == before
 
 
 def test_an_older_checkpoint_can_be_named_and_the_later_ones_are_set_aside(config, copy, uncut):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from scmf.core.errors import ConfigError, ScmfError, run_command
 from scmf.train.config import MainConfig, load_config
 from scmf.train.launch import die_with_launcher, run_ranks, under_launcher
 
+_COUNTS = (".h5ad", ".h5", ".loom", ".mtx", ".gz", ".csv", ".tsv", ".zarr")
 _EXAMPLES = """\
 examples:
   scmf-train --config cfg.yaml
@@ -50,6 +52,7 @@ def train_command(argv: Sequence[str]) -> int:
             fix="leave out one of them; what a resume finds is checked at the resume, before anything is written",
         )
     die_with_launcher()
+    _refuse_data(Path(options.config))
     config = load_config(
         options.config, options.overrides, data_cls=options.data_config_cls, model_cls=options.model_config_cls
     )
@@ -83,6 +86,27 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model-config-cls", metavar="CLASS", help="dotted path of the class of the model section")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
+
+
+def _refuse_data(path: Path) -> None:
+    """Tell apart what people give `--config` instead of a configuration.
+
+    Raises:
+        ConfigError: a store, a run's folder, or a file of counts.
+    """
+    name = shlex.quote(str(path))
+    recipe = "scmf-recipe --recipe 10m-pretrain --data-path {} --dest cfg.yaml, then scmf-train --config cfg.yaml"
+    if (path / "manifest.json").is_file():
+        what, fix = "this is a cell store, and --config takes the file that names it", recipe.format(name)
+    elif (path / "config.yaml").is_file():
+        what = "this is the folder of a run, and --config takes a file"
+        fix = f"scmf-train --config {shlex.quote(str(path / 'config.yaml'))} --resume auto"
+    elif path.suffix in _COUNTS and path.exists():
+        what = "this is a file of counts, and --config takes the file that names a store of them"
+        fix = f"scmf-store convert {name} --dest data/cells, then {recipe.format('data/cells')}"
+    else:
+        return
+    raise ConfigError(what, where=str(path), fix=fix)
 
 
 def _ranks_to_start(config: MainConfig) -> int:
