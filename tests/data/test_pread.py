@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +137,23 @@ def test_file_system_and_memory_are_those_of_this_machine(tmp_path):
     assert file_system_of(Path("/proc")) == "proc"
     assert file_system_of(tmp_path) not in ("", "unknown", "proc")
     assert 10**7 < memory_bytes() < 10**15
+
+
+def _flags_of(path):
+    """Flags of this process's mappings of a file, as the kernel tells them."""
+    blocks = Path("/proc/self/smaps").read_text().split("VmFlags:")
+    return [after.splitlines()[0].split() for before, after in itertools.pairwise(blocks) if str(path) in before]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the flags of a mapping")
+def test_a_mapping_is_told_that_access_is_random(demo_store, tmp_path):
+    _copy(demo_store.path, tmp_path / "s")
+    store = CellStore.open(tmp_path / "s", read="mmap")
+    path = store.parts[0].path / "X" / "data" / "c" / "0"
+    assert not any("rr" in flags for flags in _flags_of(path))
+    expect_random_access(store)
+    assert all("rr" in flags for flags in _flags_of(path))
+    assert _flags_of(path)
 
 
 @pytest.mark.parametrize("mode", ["mmap", "pread"])

@@ -11,7 +11,7 @@ from typing import Any, Final, NoReturn
 
 from scmf.core.command import Parser
 from scmf.core.errors import run_command
-from scmf.data import cli_check, cli_ledger
+from scmf.data import cli_check, cli_ledger, cli_shuffle
 from scmf.data.cli_check import add_check
 from scmf.data.cli_convert import add_convert, convert_command, positive
 from scmf.data.cli_coverage import add_coverage, coverage
@@ -28,6 +28,7 @@ examples:
   scmf-store bench data/pbmc --json
   scmf-store tokens data/pbmc --vocabulary geneformer-v2 --out pbmc.parquet
   scmf-store vocabulary data/fish --out fish.parquet
+  scmf-store shuffle-quality data/pbmc --by cell_type --order blocks
   scmf-store ledger data/pbmc
   scmf-store seen other.h5ad --ledger data/pbmc.ledger
 """
@@ -68,6 +69,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_tokens(commands)
     _add_vocabulary(commands)
     add_coverage(_command(commands, "coverage", "Say what a vocabulary knows of a store.", run=coverage))
+    quality = "Measure how well an order mixes the cells."
+    cli_shuffle.add_shuffle(_command(commands, "shuffle-quality", quality, run=cli_shuffle.shuffle))
     add_ledger(_command(commands, "ledger", "Write what tells a store's cells from others.", run=cli_ledger.ledger))
     add_seen(_command(commands, "seen", "Say which cells of a store or file a ledger has.", run=cli_ledger.seen))
     return parser

@@ -92,14 +92,18 @@ class Part:
 
     def let_go(self, name: str) -> None:
         """Unmap the pages of an array that this process has touched, so that the system may drop them."""
-        mapping: Any = self.array(name).base
-        if isinstance(mapping, mmap.mmap) and hasattr(mapping, "madvise"):
-            mapping.madvise(mmap.MADV_DONTNEED)
+        self.array(name)
+        self._give(name, "MADV_DONTNEED")
 
     def _advise(self, name: str) -> None:
-        mapping: Any = self._mapped[name].base
-        if self._random and name != "indptr" and isinstance(mapping, mmap.mmap) and hasattr(mapping, "madvise"):
-            mapping.madvise(mmap.MADV_RANDOM)
+        if self._random and name != "indptr":
+            self._give(name, "MADV_RANDOM")
+
+    def _give(self, name: str, advice: str) -> None:
+        """Advice to the system about a whole array, where the system takes any."""
+        view: Any = self._mapped[name].base
+        if hasattr(mmap, advice) and isinstance(view.obj, mmap.mmap):
+            view.obj.madvise(getattr(mmap, advice))
 
     def _map(self, name: str) -> Array:
         record, folder = self.record, self.path / "X" / name
