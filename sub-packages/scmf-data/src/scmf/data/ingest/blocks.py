@@ -15,8 +15,8 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from scmf.data.ingest.findings import refuse
 from scmf.data.ingest.kernels import count_rows, dense_rows, place_by_row, sort_by_range
-from scmf.data.ingest.refusals import refuse
 from scmf.data.ingest.source import ArrayNode, Matrix, reading
 
 Array = npt.NDArray[Any]

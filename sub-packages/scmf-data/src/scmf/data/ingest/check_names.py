@@ -11,7 +11,7 @@ import pandas as pd
 
 from scmf.core.text import counted
 from scmf.data.gene_names import is_excel_date
-from scmf.data.ingest.check_values import Looked, total_of
+from scmf.data.ingest.check_values import Looked, share_of
 from scmf.data.ingest.findings import Finding, Offender
 from scmf.data.ingest.genes import SourceGenes
 from scmf.data.ingest.name_space import SPIKE_IN, SPREADSHEET_NUMBER, NameSpace, is_barcode, space_of
@@ -133,7 +133,7 @@ def _ids(looked: Looked, genes: SourceGenes, names: Sequence[str]) -> Iterator[F
     kept = given != ""
     if not genes.other_species:
         spikes = np.array([SPIKE_IN.match(n) is not None for n in names])
-        lost = total_of(looked.seen.sums, ~kept & ~spikes)
+        lost = share_of(looked.seen.sums, ~kept & ~spikes)
         if lost > LOST_SHARE and not genes.other_features:
             without = [n for n, k, s in zip(names, kept, spikes, strict=True) if not k and not s]
             what = (
@@ -152,7 +152,7 @@ def _ids(looked: Looked, genes: SourceGenes, names: Sequence[str]) -> Iterator[F
 def _others(looked: Looked, genes: SourceGenes, names: Sequence[str]) -> Iterator[Finding]:
     spikes = [n for n in names if SPIKE_IN.match(n)]
     if spikes:
-        share = total_of(looked.seen.sums, np.array([SPIKE_IN.match(n) is not None for n in names]))
+        share = share_of(looked.seen.sums, np.array([SPIKE_IN.match(n) is not None for n in names]))
         what = f"{counted(len(spikes), 'spike-in')} with {share:.1%} of the molecules of {looked.scope}"
         yield _genes_finding(looked, "D044", what, spikes)
     if genes.other_features:

@@ -182,7 +182,7 @@ def _gene_name(genes: Any, column: int) -> str:
     return str(genes.index(column, column + 1)[0]) if 0 <= column < len(genes) else f"number {column}"
 
 
-def total_of(sums: Array, which: Array) -> float:
+def share_of(sums: Array, which: Array) -> float:
     """Share of all molecules that is in some columns.
 
     Args:

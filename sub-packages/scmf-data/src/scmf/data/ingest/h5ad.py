@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 
 import h5py
 
+from scmf.data.ingest.findings import refuse
 from scmf.data.ingest.hdf5 import open_hdf5
-from scmf.data.ingest.refusals import refuse
 from scmf.data.ingest.source import ArrayNode, Matrix, Source, check_dense, check_sparse, reading
 from scmf.data.ingest.table import NodeTable, as_text
 

@@ -7,7 +7,7 @@ from typing import Final
 
 import h5py
 
-from scmf.data.ingest.refusals import refuse
+from scmf.data.ingest.findings import refuse
 from scmf.data.ingest.source import first_line
 
 SIGNATURE: Final = b"\x89HDF\r\n\x1a\n"

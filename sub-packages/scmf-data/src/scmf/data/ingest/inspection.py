@@ -151,6 +151,8 @@ class _Look:
         found.names = name_hashes(file.cells_of(matrix.element), full=self.full)
         found.findings += self._values(looked, found, choose)
         found.findings += [*gene_findings(looked, found.genes), *cell_findings(looked, found.names)]
+        if any(f.number == "D043" for f in found.findings):  # names of cells are no genes without ids
+            found.findings[:] = [f for f in found.findings if f.number != "D010"]
         if found.genes is not None:
             found.shares = vocabulary_shares(found.genes, found.seen.sums, self.request.options.genes.id_space)
             found.findings += vocabulary_findings(looked, found.genes, found.shares)
@@ -235,9 +237,7 @@ def _no_counts(looked: Looked, genes: SourceGenes | None) -> list[Finding]:
     return [] if looked.seen.sums[kept].any() else [looked.finding("D004", "no kept gene has a count above zero")]
 
 
-def _source_plan(
-    file: Source, name: str, choice: Choice, found: Inspection, obsm: dict[str, ObsmRecord]
-) -> SourcePlan:
+def _source_plan(file: Source, name: str, choice: Choice, found: Inspection, obsm: dict[str, ObsmRecord]) -> SourcePlan:
     matrix, genes = choice.matrix, found.genes
     if genes is None:
         raise TypeError("a source without genes has no plan")

@@ -25,11 +25,11 @@ from scmf.core.errors import InputError
 from scmf.data.cell_hash import KeyArray, gene_keys
 from scmf.data.ingest.blocks import RawBlock, iter_blocks
 from scmf.data.ingest.counts import FAULTS, elements_with_counts
+from scmf.data.ingest.findings import refuse
 from scmf.data.ingest.genes import column_numbers
 from scmf.data.ingest.kernels import first_fault
 from scmf.data.ingest.part_filler import Fault, PartFiller, Tally
 from scmf.data.ingest.plan import ConvertOptions, Plan, SourcePlan
-from scmf.data.ingest.refusals import refuse
 from scmf.data.ingest.source import Matrix, ReadWishes, Source, open_source, reading
 from scmf.data.ingest.statistics import Pairs, pairs, save_gene_histogram
 from scmf.data.ingest.turned import is_turned, turn, turned

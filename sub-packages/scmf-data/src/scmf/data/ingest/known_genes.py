@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from scmf.data.ingest.check_values import Looked, total_of
+from scmf.data.ingest.check_values import Looked, share_of
 from scmf.data.ingest.findings import Finding
 from scmf.data.ingest.genes import SourceGenes
 from scmf.data.vocabulary import Vocabulary, load_vocabulary, shipped_vocabularies
@@ -48,11 +48,13 @@ def vocabulary_shares(genes: SourceGenes, sums: Array, id_space: str) -> tuple[V
     if id_space == "symbols":
         return ()
     given = np.array(genes.ids, dtype=object) != ""
+    # Columns that are left out on purpose are no molecules that a vocabulary could know.
+    judged = sums * given if genes.other_species or genes.other_features else sums
     shares = []
     for vocabulary in _shipped():
         known = given & (vocabulary.tokens_of(genes.ids) >= 0)
         n = len({gene for gene, k in zip(genes.ids, known, strict=True) if k})
-        share = total_of(sums, known)
+        share = share_of(judged, known)
         shares.append(VocabularyShare(vocabulary.name, n, len(set(genes.ids) - {""}), share))
     return tuple(shares)
 

@@ -213,6 +213,7 @@ def check_tables(file: Source, matrix: Matrix) -> None:
     n_obs, n_var = len(file.cells_of(matrix.element)), len(file.var(matrix.element))
     if (n_obs, n_var) != (matrix.n_cells, matrix.n_genes):
         what = f"obs has {n_obs:,} rows and var {n_var:,}, the matrix is {matrix.n_cells:,} x {matrix.n_genes:,}"
+        what += "; it is transposed" if (n_var, n_obs) == (matrix.n_cells, matrix.n_genes) else ""
         raise refuse("D003", what, where=matrix.where)
     file.obs_rows(0, 1, element=matrix.element)  # better now than after an hour
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from scmf.data.ingest.refusals import refuse
+from scmf.data.ingest.findings import refuse
 from scmf.data.ingest.table import Table
 
 Array = npt.NDArray[Any]
