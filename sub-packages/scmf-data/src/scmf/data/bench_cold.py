@@ -26,9 +26,11 @@ from scmf.data.store import CellStore
 BATCH: Final = 64
 BLOCK: Final = 64
 WINDOW: Final = 4096
-_THREADS: Final = 4
+_THREADS: Final = 2
 _AHEAD: Final = 8
 """Batches on their way at a time: `prefetch_steps` of a run with its workers."""
+_PIECE: Final = 512
+"""Cells of a window that are fetched by one call."""
 _CHUNK: Final = 8 << 20
 
 Ids = npt.NDArray[np.int64]
@@ -141,10 +143,9 @@ def _windows(store: CellStore) -> Iterator[Ids]:
     """Cells of each window of a block order, in the order of their ids, as a run asks for them ahead of time."""
     everything = RunSet(np.zeros(1, np.int64), np.array([0, len(store)], np.int64))
     drawing = BlockDrawing(everything, seed=0, block=BLOCK, window=WINDOW)
-    for start in range(0, len(store), WINDOW // 8):
-        places = np.arange(start, min(start + WINDOW // 8, len(store)), dtype=np.int64)
+    for start in range(0, len(store), WINDOW):
         window = np.sort(drawing.take(np.array(drawing.window_of(start)), epoch=0))
-        yield window[places - start // WINDOW * WINDOW]
+        yield from np.array_split(window, max(1, len(window) // _PIECE))
 
 
 def _long_read(store: CellStore, seconds: float) -> ColdRate:
