@@ -11,7 +11,7 @@ from typing import Any, Final, NoReturn
 
 from scmf.core.command import Parser
 from scmf.core.errors import run_command
-from scmf.data import cli_check, cli_ledger, cli_shuffle
+from scmf.data import cli_check, cli_edit, cli_ledger, cli_shuffle
 from scmf.data.cli_check import add_check
 from scmf.data.cli_convert import add_convert, convert_command, positive
 from scmf.data.cli_coverage import add_coverage, coverage
@@ -23,6 +23,11 @@ examples:
   scmf-store check pbmc.h5ad
   scmf-store convert pbmc.h5ad --dest data/pbmc
   scmf-store convert a.h5ad b.h5ad --dest data/both --counts layers/counts --species human
+  scmf-store add data/pbmc more.h5ad
+  scmf-store merge data/pbmc data/other --dest data/all
+  scmf-store subset data/all --where "cell_type=B cell" --dest data/b
+  scmf-store split data/all --by donor_id --dest data/donors
+  scmf-store name-split data/all published --train donor_id=d1,d2 --test donor_id=d3
   scmf-store info data/pbmc
   scmf-store verify data/pbmc
   scmf-store bench data/pbmc --json
@@ -61,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
     add_check(_command(commands, "check", "Say everything that is wrong with sources.", run=cli_check.check))
     add_convert(_command(commands, "convert", "Make a store.", run=convert_command))
+    _add_edits(commands)
     add_info(_command(commands, "info", "Print what a store holds.", run=info))
     _command(commands, "verify", "Check every byte of a store; exit code 1 and one line a fault.", run=_verify)
     bench = _command(commands, "bench", "Measure how fast this disk and one core feed cells.", run=_bench)
@@ -87,9 +93,18 @@ def _command(commands: Any, name: str, text: str, *, run: Callable[..., int] | N
         return Parser(prog=name, **looks)
     parser: argparse.ArgumentParser = commands.add_parser(name, help=text, **looks)
     parser.set_defaults(run=run)
-    if name not in {"check", "convert", "seen"}:
+    if name not in {"check", "convert", "merge", "seen"}:
         parser.add_argument("store", type=Path, metavar="DIR", help="folder of the store")
     return parser
+
+
+def _add_edits(commands: Any) -> None:
+    cli_edit.add_add(_command(commands, "add", "Add sources to a store.", run=cli_edit.add_sources_command))
+    cli_edit.add_merge(_command(commands, "merge", "Make one store of several.", run=cli_edit.merge))
+    cli_edit.add_subset(_command(commands, "subset", "Make a store of some cells or genes.", run=cli_edit.subset))
+    cli_edit.add_split(_command(commands, "split", "Make a store of each group of cells.", run=cli_edit.split))
+    text = "Keep the cells of train, validation and test under a name."
+    cli_edit.add_name_split(_command(commands, "name-split", text, run=cli_edit.name_split))
 
 
 def _add_tokens(commands: Any) -> None:

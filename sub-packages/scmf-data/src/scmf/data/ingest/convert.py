@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+import xxhash
+
 from scmf.core.errors import MachineError, StoreError
 from scmf.data.ingest.budget import check_space, worker_budget
 from scmf.data.ingest.describe import describe, summary
@@ -182,6 +184,7 @@ def _identity(site: Site, parts: Sequence[PartJob], states: list[list[dict[str, 
             for files, s in zip(states, site.plan.sources, strict=True)
         ],
         "options": wishes,
+        "genes": xxhash.xxh3_128_hexdigest("\n".join(site.plan.gene_numbers).encode()),
         "parts": [part.name for part in parts],
         "cells of the first part": sum(s.stop - s.start for s in parts[0].segments),
     }

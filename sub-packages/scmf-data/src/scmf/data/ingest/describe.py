@@ -21,7 +21,12 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 def describe(
-    folder: ConversionFolder, site: Site, parts: Sequence[FinishedPart], *, kept: BoolArray | None = None
+    folder: ConversionFolder,
+    site: Site,
+    parts: Sequence[FinishedPart],
+    *,
+    kept: BoolArray | None = None,
+    first_cell: int = 0,
 ) -> tuple[Manifest, tuple[Tally, ...]]:
     """The manifest of the parts, and what happened to each source.
 
@@ -29,6 +34,7 @@ def describe(
         folder: with the notes.
         site: what was planned.
         parts: what was made.
+        first_cell: of the first source in the store.
         kept: (cells of the sources,) cells that are left after duplicates were dropped; None for all.
 
     Raises:
@@ -50,7 +56,7 @@ def describe(
         gene_ids=tuple(plan.gene_numbers),
         obs_columns=tuple(dict.fromkeys(c for p in parts for c in p.obs_columns)),
         parts=tuple(p.record for p in parts),
-        sources=_records(folder, site, tallies, kept),
+        sources=_records(folder, site, tallies, kept, first_cell),
         gene_medians=medians,
         gene_cells=gene_cells,
         length_histogram=add_pairs(p.lengths for p in parts),
@@ -82,9 +88,9 @@ def _tally(parts: Sequence[FinishedPart], source: int) -> Tally:
 
 
 def _records(
-    folder: ConversionFolder, site: Site, tallies: Sequence[Tally], kept: BoolArray | None
+    folder: ConversionFolder, site: Site, tallies: Sequence[Tally], kept: BoolArray | None, first: int
 ) -> tuple[SourceRecord, ...]:
-    records, first = [], 0
+    records = []
     for k, (source, tally) in enumerate(zip(site.plan.sources, tallies, strict=True)):
         file = folder.note(f"checksum-{k}", SourceFile)
         if file is None:

@@ -83,6 +83,8 @@ class Site:
     """Where the conversion is being made."""
     budget: int
     """Bytes by which a process may grow."""
+    symbols: dict[str, str] = field(default_factory=dict)
+    """Symbols that are known beforehand, by gene id."""
 
     @property
     def text(self) -> Path:
@@ -100,7 +102,7 @@ class Site:
     @cached_property
     def var(self) -> pd.DataFrame:
         """Genes of the store with their symbols."""
-        symbols = dict.fromkeys(self.plan.gene_numbers, "")
+        symbols = {gene: self.symbols.get(gene, "") for gene in self.plan.gene_numbers}
         for source in self.plan.sources:
             for gene, symbol in zip(source.genes.ids, source.genes.symbols, strict=True):
                 if gene and not symbols[gene]:
