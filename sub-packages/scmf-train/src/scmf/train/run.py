@@ -15,6 +15,7 @@ from scmf.core.text import counted
 from scmf.data.config import DataConfig
 from scmf.data.masks import Corruption
 from scmf.data.stream import CellStream, Replica
+from scmf.data.stream_report import report_stream
 from scmf.model.config import MlmTask
 from scmf.model.device import device_name
 from scmf.model.encoder import VocabularyShape
@@ -182,11 +183,12 @@ def _open(trainer: Trainer, resolved: Resolved) -> Console:
     if not trainer.engine.layout.world.is_first:
         return Console(None, total=resolved.max_steps)
     directory = trainer.directory
-    facts = {"resolved": vars(resolved), "data": trainer.stream.fingerprint, **_sizes(trainer)}
+    said, reading = report_stream(trainer.stream)
+    facts = {"resolved": vars(resolved), "data": trainer.stream.fingerprint, "reading": reading, **_sizes(trainer)}
     directory.begin(to_yaml(trainer.config), start_record(**facts))
     trainer.checkpoints.remove_unfinished()
     console = Console(directory.log, total=resolved.max_steps)
-    for line in describe(trainer, resolved):
+    for line in (*describe(trainer, resolved), *said):
         console.say(line)
     return console
 
