@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch.overrides import TorchFunctionMode
 
 from scmf.core.batch import Microbatch, StepBatch
 from scmf.model.encoder import VocabularyShape
 from scmf.train.config import MainConfig
-from scmf.train.engine import Engine
+from scmf.train.engine import Engine, StepReport
 from scmf.train.layout import Layout, lay_out
 from scmf.train.world import join_world
 
@@ -165,3 +166,70 @@ def tracker_when_built(changes: dict[str, Any]) -> bool:
     with join_world() as world, lay_out(world, config.trainer.parallel) as layout:
         build_engine(config, layout)
     return seen == [True]
+
+
+def train_fp16(steps: int) -> tuple[list[StepReport], list[float]]:
+    """Reports of steps in fp16, and the loss scale before the first and after each."""
+    config = tiny_config(trainer__precision="fp16", trainer__optimizer__lr=1e-2)
+    with join_world() as world, lay_out(world, config.trainer.parallel) as layout:
+        engine = build_engine(config, layout)
+        scales, reports = [loss_scale(engine)], []
+        for step in range(steps):
+            reports.append(engine.train_step(drawn_step(step, replica=0, replicas=1), step=step))
+            scales.append(loss_scale(engine))
+        return reports, scales
+
+
+def loss_scale(engine: Engine) -> float:
+    """Present loss scale of fp16."""
+    return float(engine.optimizer.get_loss_scale())
+
+
+def train_uneven(steps: int) -> list[float]:
+    """Losses under FSDP where the first replica has three microbatches and the second one."""
+    config = tiny_config(trainer__parallel__fsdp=True)
+    with join_world() as world, lay_out(world, config.trainer.parallel) as layout:
+        engine = build_engine(config, layout)
+        losses = []
+        for step in range(steps):
+            cells = [_cell(8 * step + i) for i in range(8)]
+            packs = [pack(cells[:2]), pack(cells[2:4]), pack(cells[4:6]), pack(cells[6:])]
+            own = {1: packs, 2: packs[:3] if layout.replica == 0 else packs[3:]}[layout.replicas]
+            batch = StepBatch(microbatches=tuple(own), cells=8, cell_ids=np.arange(8))
+            losses.append(engine.train_step(batch, step=step).loss.mean)
+        nothing = StepBatch(microbatches=(), cells=8, cell_ids=np.arange(8))
+        losses.append(engine.evaluate([batch if layout.replica == 0 else nothing]).mean if layout.replicas > 1 else 0.0)
+        return losses[:steps]
+
+
+class _CountReads(TorchFunctionMode):
+    """Counts the calls with which the host reads values of tensors; on a GPU each waits for the device."""
+
+    reading = ("tolist", "item", "__bool__", "__float__", "__int__", "__index__", "numpy", "nonzero", "cpu", "equal")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[str] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        if name in self.reading:
+            self.calls.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def reads_of_a_step() -> list[str]:
+    """How the host reads the device in a training step of two microbatches, outside the CPU's attention."""
+    from scmf.model import attention
+
+    config = tiny_config()
+    with join_world() as world, lay_out(world, config.trainer.parallel) as layout:
+        engine = build_engine(config, layout)
+        batch = drawn_step(0, replica=0, replicas=1)
+        engine.train_step(batch, step=0)
+        # The CPU's kernel reads the lengths; Transformer Engine's does not.
+        attention.PackedAttention.forward = lambda _, query, *_rest, **_options: query.reshape(query.size(0), -1)
+        counter = _CountReads()
+        with counter:
+            engine.train_step(batch, step=1)
+        return counter.calls

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from support.ranks import run_ranks
 from support.real import steps_on_ranks
-from support.tiny import replicated_parameters, tracker_when_built, train
+from support.tiny import (
+    reads_of_a_step,
+    replicated_parameters,
+    tracker_when_built,
+    train,
+    train_fp16,
+    train_uneven,
+)
 
 STEPS = 30
 TENSOR = "trainer.parallel.tensor=2"
 PIPELINE = "trainer.parallel.pipeline=2"
 SEQUENCE = "trainer.parallel.sequence=true"
+TENSOR_2 = {"trainer__parallel__tensor": 2}
+DROPOUT = {"model__hidden_dropout": 0.1, "model__attention_dropout": 0.1}
 LAYOUTS = [
     pytest.param(2, [TENSOR], id="TP2"),
     pytest.param(2, [TENSOR, SEQUENCE], id="TP2xSP"),
@@ -74,6 +85,68 @@ def test_bf16_on_two_tensor_ranks_follows_bf16_on_one(demo_store):
     one = steps_on_ranks(demo_store.path, 1, 10, half)
     two = steps_on_ranks(demo_store.path, 2, 10, half, TENSOR)
     assert max(abs(a - b) for (a, _), (b, _) in zip(one, two, strict=True)) < 0.05
+
+
+FSDP = {"trainer__parallel__fsdp": True}
+SHARD = {"trainer__parallel__shard_optimizer": True}
+INTERLEAVED = {"trainer__parallel__pipeline": 2, "trainer__parallel__interleave": 2}
+
+
+@pytest.mark.parametrize(
+    ("ranks", "changes"),
+    [
+        pytest.param(2, INTERLEAVED | {"trainer__parallel__recompute": "full"}, id="PP2x2, full recompute"),
+        pytest.param(4, INTERLEAVED | SHARD, id="PP2x2xDP2, sharded optimizer"),
+        pytest.param(4, TENSOR_2 | SHARD | {"trainer__parallel__recompute": "selective"}, id="TP2xDP2, sharded, SR"),
+        pytest.param(4, FSDP, id="FSDP on 4"),
+    ],
+)
+def test_ways_to_share_out_memory_meet_one_process(ranks, changes, tiny):
+    other = run_ranks(train, ranks, changes, len(tiny))
+    assert all(rank == other[0] for rank in other)
+    assert max(abs(a[0] - b[0]) for a, b in zip(other[0], tiny, strict=True)) < 1e-5
+    assert max(abs(a[1] - b[1]) for a, b in zip(other[0], tiny, strict=True)) < 1e-4
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """Losses and gradient norms of eight tiny steps of one process."""
+    return run_ranks(train, 1, {}, 8)[0]
+
+
+@pytest.mark.parametrize("recompute", ["selective", "full"])
+def test_recomputation_changes_no_bit_also_with_dropout(recompute, with_dropout):
+    (run,) = run_ranks(train, 1, DROPOUT | {"trainer__parallel__recompute": recompute}, len(with_dropout))
+    assert run == with_dropout
+
+
+@pytest.fixture(scope="module")
+def with_dropout():
+    """Five tiny steps of one process with dropout everywhere."""
+    return run_ranks(train, 1, DROPOUT, 5)[0]
+
+
+def test_an_overflow_in_fp16_halves_the_loss_scale_and_training_goes_on():
+    ((steps, scales),) = run_ranks(train_fp16, 1, 10)
+    overflows = [step.overflow for step in steps]
+    assert overflows[0]  # 65,536 is too much for a sum over many targets
+    assert not overflows[-1]
+    assert [step.grad_norm is None for step in steps] == overflows
+    halvings = [before / after for before, after in itertools.pairwise(scales)]
+    assert halvings == [2.0 if overflow else 1.0 for overflow in overflows]
+    taken = [step.loss.mean for step in steps if not step.overflow]
+    assert taken[-1] < taken[0] - 0.1
+
+
+def test_replicas_with_different_numbers_of_microbatches_run_as_many_under_fsdp():
+    one, two = run_ranks(train_uneven, 2, 3)
+    assert one == two
+    (whole,) = run_ranks(train_uneven, 1, 3)
+    assert max(abs(a - b) for a, b in zip(one, whole, strict=True)) < 1e-5
+
+
+def test_a_step_reads_the_device_once():
+    assert run_ranks(reads_of_a_step, 1) == [["tolist"]]
 
 
 def test_dropout_differs_between_steps_and_repeats_with_the_seed():

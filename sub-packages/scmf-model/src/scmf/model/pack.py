@@ -33,7 +33,10 @@ class Pack:
         """Copy a microbatch to the device."""
 
         def put(array: np.ndarray[Any, Any], dtype: torch.dtype) -> Tensor:
-            return torch.from_numpy(array).to(device=device, dtype=dtype, non_blocking=True)
+            tensor = torch.from_numpy(array)
+            # From pinned memory the copy waits for nothing.
+            tensor = tensor.pin_memory() if device.type == "cuda" else tensor
+            return tensor.to(device=device, dtype=dtype, non_blocking=True)
 
         cu_seqlens = put(batch.cu_seqlens, torch.int32)
         return cls(
