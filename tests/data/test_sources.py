@@ -22,11 +22,13 @@ import zarr
 from scipy.sparse import csc_matrix, csr_matrix
 
 from scmf.core.errors import InputError, StoreError
+from scmf.data.cli import store_command
 from scmf.data.ingest.convert import convert
 from scmf.data.ingest.genes import GeneWishes
 from scmf.data.ingest.making import Making
 from scmf.data.ingest.plan import ConvertOptions
 from scmf.data.ingest.source import ReadWishes, open_source
+from scmf.data.joined import JoinedStore
 from scmf.data.store import CellStore
 from scmf.data.verify import verify_store
 
@@ -572,3 +574,23 @@ def test_a_file_of_obsm_cut_short_is_an_error_that_names_it(cells, tmp_path):
     with pytest.raises(StoreError, match="the array's file has") as caught:
         store.obsm("spatial")
     assert caught.value.where == str(file)
+
+
+def test_obsm_of_stores_read_as_one_is_numbered_over_all_of_them(cells, tmp_path):
+    store, _ = to_store(write_h5ad_csr(cells, tmp_path), tmp_path / "s", obsm=("spatial",))
+    shutil.copytree(store.path, tmp_path / "t")
+    joined = JoinedStore([store, CellStore.open(tmp_path / "t")], weights=[1, 1])
+    np.testing.assert_array_equal(joined.obsm("spatial")[[2, 55]], cells.obsm["spatial"][[2, 2]])
+
+
+def test_the_command_reads_a_table_with_two_workers_and_shows_obsm(cells, tmp_path, capsys):
+    frame = pd.DataFrame(cells.X.toarray().astype(int), index=[f"c{k}" for k in range(53)], columns=cells.var_names)
+    frame.to_csv(tmp_path / "a.csv")
+    cells.write_h5ad(tmp_path / "b.h5ad")
+    wishes = ["--gene-ids", "symbols", "--cells-in", "rows", "--workers", "2", "--cells-per-part", "20"]
+    store_command(["convert", str(tmp_path / "a.csv"), "--dest", str(tmp_path / "a"), *wishes])
+    assert "cells are the rows: as --cells-in says" in capsys.readouterr().out
+    assert int(CellStore.open(tmp_path / "a").fetch(np.arange(53)).counts.sum()) == int(cells.X.sum())
+    store_command(["convert", str(tmp_path / "b.h5ad"), "--dest", str(tmp_path / "b"), "--obsm", "spatial"])
+    store_command(["info", str(tmp_path / "b")])
+    assert "obsm         spatial (2)" in capsys.readouterr().out

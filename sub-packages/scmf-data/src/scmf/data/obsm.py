@@ -113,8 +113,14 @@ def common_records(parts: Sequence[PartRecord]) -> dict[str, ObsmRecord]:
     return {name: record for name, record in joint.items() if record is not None}
 
 
-def open_obsm(store: Path, parts: Sequence[PartRecord], name: str) -> ObsmArray:
+def open_obsm(store: Path, folders: Sequence[Path], parts: Sequence[PartRecord], name: str) -> ObsmArray:
     """Map an array of all parts.
+
+    Args:
+        store: for messages.
+        folders: of the parts.
+        parts: what the manifest says of them.
+        name: of the array.
 
     Raises:
         StoreError: no such array, or a file that is not what its part says.
@@ -124,7 +130,8 @@ def open_obsm(store: Path, parts: Sequence[PartRecord], name: str) -> ObsmArray:
         what = f"the store has no obsm {name!r}; it has {', '.join(known) or 'none'}"
         raise StoreError(what, where=str(store), fix="name one of them, or convert again with --obsm NAME")
     pieces = tuple(
-        map_rows(store / p.name / "obsm" / name, p.obsm[name].dtype, p.n_cells, row=p.obsm[name].width) for p in parts
+        map_rows(folder / "obsm" / name, part.obsm[name].dtype, part.n_cells, row=part.obsm[name].width)
+        for folder, part in zip(folders, parts, strict=True)
     )
     starts = np.cumsum([0, *(p.n_cells for p in parts)], dtype=np.int64)
     return ObsmArray(pieces, starts, np.dtype(known[name].dtype), known[name].width)

@@ -293,7 +293,7 @@ class CellStore:
 
         for part in self.parts:
             part.bring_tables()
-        return open_obsm(self.path, self.manifest.parts, name)
+        return open_obsm(self.path, [part.path for part in self.parts], self.manifest.parts, name)
 
     def obs_groups(self, column: str) -> CellGroups:
         """Cells grouped by the values of one column of obs, such as the donor.
