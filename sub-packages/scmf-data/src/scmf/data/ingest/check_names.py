@@ -21,7 +21,7 @@ Array = npt.NDArray[Any]
 
 LOST_SHARE: Final = 0.05
 """Share of the molecules without an id from which somebody should look."""
-NAMES_LOOKED_AT: Final = 200_000
+NAMES_LOOKED_AT: Final = 50_000
 """Names of cells that the usual look reads; the full one reads all."""
 _BLOCK: Final = 1 << 16
 
@@ -95,9 +95,9 @@ def name_hash(name: str) -> int:
 
 def _transposed(looked: Looked, genes: Sequence[str]) -> Iterator[Finding]:
     cells = [str(n) for n in looked.file.cells_of(looked.matrix.element).index(0, 1_000)]
-    if space_of(cells) != "ensembl" and not (space_of(genes) == "barcode" and not any(map(is_barcode, cells))):
-        return
-    if space_of(genes) == "ensembl":
+    named_as_genes = space_of(cells) == "ensembl"
+    named_as_cells = not any(map(is_barcode, cells)) and space_of(genes) == "barcode"
+    if not (named_as_genes or named_as_cells) or space_of(genes) == "ensembl":
         return
     first = tuple(Offender(cell=cell, gene=gene) for cell, gene in zip(cells[:3], genes[:3], strict=False))
     what = f"its cells have the names of genes: {', '.join(map(str, first))}"
