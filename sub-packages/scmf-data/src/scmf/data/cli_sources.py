@@ -29,13 +29,18 @@ def add_source_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--species", choices=("human", "mouse"), help="keep the genes of this species only")
     parser.add_argument(
+        "--gene-table", type=Path, metavar="FILE", help="CSV of name,id that --gene-ids map uses first: your own names"
+    )
+    parser.add_argument(
         "--orthologs", choices=("human",), help="give mouse genes the ids of their one-to-one human orthologs"
     )
     parser.add_argument(
         "--gene-report", type=Path, metavar="FILE", help="CSV file to make: what became of every column, and how"
     )
     parser.add_argument(
-        "--cells-in", choices=("rows", "columns"), help="where the cells of a plain table or matrix are (default: found)"
+        "--cells-in",
+        choices=("rows", "columns"),
+        help="where the cells of a plain table or matrix are (default: found)",
     )
     parser.add_argument(
         "--obsm", default="", metavar="NAMES", help="arrays of obsm to keep, such as spatial,X_pca (default: none)"
@@ -57,6 +62,7 @@ def source_options(options: argparse.Namespace) -> ConvertOptions:
             id_space="symbols" if options.gene_ids == "symbols" else "ensembl",
             map_names=options.gene_ids == "map",
             species=options.species,
+            table=options.gene_table,
             orthologs=options.orthologs,
         ),
         gene_report=options.gene_report,

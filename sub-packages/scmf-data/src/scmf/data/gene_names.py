@@ -17,6 +17,7 @@ from typing import Final, Literal
 from scmf.data.genes import ENSEMBL, SPECIES_CODES, GeneTable, NamedSpecies
 
 How = Literal[
+    "own-table",
     "exact",
     "version-stripped",
     "retired",
@@ -37,6 +38,7 @@ How = Literal[
     "no-gene",
 ]
 HOWS: Final[Mapping[How, str]] = {
+    "own-table": "a name of the table that `--gene-table` gave, which comes before every rule",
     "exact": "a current id or symbol, spelt as the annotation spells it",
     "version-stripped": "a current id that carried a version or the mark of the Y copy",
     "retired": "an id that is no longer current, replaced by the one that is",

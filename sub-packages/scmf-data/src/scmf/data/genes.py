@@ -149,6 +149,12 @@ def load_gene_table(species: str) -> GeneTable:
     return GeneTable.load(SHIPPED / f"{species}.parquet")
 
 
+def species_of(gene_id: str) -> Literal["human", "mouse", "other"]:
+    """Species of an Ensembl id."""
+    match = ENSEMBL.match(gene_id)
+    return SPECIES_CODES.get(match.group(2), "other") if match else "other"
+
+
 def _group(pairs: Any) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     for name, gene in pairs:

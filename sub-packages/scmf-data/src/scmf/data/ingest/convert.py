@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -172,19 +172,23 @@ def _states(site: Site) -> list[list[dict[str, Any]]]:
     return found
 
 
+def _hash(names: Iterable[str]) -> str:
+    return xxhash.xxh3_128_hexdigest("\n".join(names).encode())
+
+
 def _identity(site: Site, parts: Sequence[PartJob], states: list[list[dict[str, Any]]]) -> Identity:
     """All that the bytes of the parts depend on."""
     options, making = site.options, site.options.making
-    wishes: dict[str, Any] = {"counts": options.counts, "genes": asdict(options.genes), "obsm": list(options.obsm)}
+    wishes: dict[str, Any] = {"counts": options.counts, "genes": repr(options.genes), "obsm": list(options.obsm)}
     wishes |= {"cells_in": options.cells_in, "medians": making.medians}
     return {
         "version": program_version(),
         "sources": [
-            {"files": files, "name": s.name, "element": s.element}
+            {"files": files, "name": s.name, "element": s.element, "columns": _hash(s.genes.ids)}
             for files, s in zip(states, site.plan.sources, strict=True)
         ],
         "options": wishes,
-        "genes": xxhash.xxh3_128_hexdigest("\n".join(site.plan.gene_numbers).encode()),
+        "genes": _hash(site.plan.gene_numbers),
         "parts": [part.name for part in parts],
         "cells of the first part": sum(s.stop - s.start for s in parts[0].segments),
     }

@@ -5,15 +5,17 @@ Two uses: `--gene-ids map` maps, and a file without Ensembl ids is told how much
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy.typing as npt
 
+from scmf.data.gene_names import Match
 from scmf.data.gene_species import NameSurvey, survey_names
-from scmf.data.genes import ENSEMBL, NAMED_SPECIES, NamedSpecies, load_gene_table
+from scmf.data.genes import ENSEMBL, NAMED_SPECIES, NamedSpecies, load_gene_table, species_of
 from scmf.data.ingest.findings import refuse
+from scmf.data.ingest.name_table import NameTable, read_name_table
 from scmf.data.ingest.source_genes import ColumnOrigin, GeneWishes, SourceGenes
 from scmf.data.orthologs import load_orthologs
 
@@ -33,21 +35,26 @@ def map_genes(texts: Texts, wishes: GeneWishes, symbols: tuple[str, ...], *, whe
     Raises:
         InputError: D010 when the species cannot be told, D013 when there are two.
     """
+    own = read_name_table(wishes.table) if wishes.table is not None else NameTable({}, "")
     surveys = {column: survey_names(list(values)) for column, values in texts.items()}
     ids = max(surveys, key=lambda c: surveys[c].ensembl)
-    names = max(surveys, key=lambda c: max(surveys[c].human, surveys[c].mouse) - surveys[c].ensembl)
+    names = max(surveys, key=lambda c: _symbols_in(surveys[c]) + len(own.ids.keys() & set(texts[c])))
     given = tuple(str(i) if ENSEMBL.match(i) else str(n or i) for i, n in zip(texts[ids], texts[names], strict=True))
-    species = _species(given, wishes, where=where, command=command)
-    table = load_gene_table(species)
-    mapping = table.map(given)
+    meant = [own.ids.get(name, name) for name in given]
+    species = _species(meant, wishes, known=bool(own.ids), where=where, command=command)
+    matches = [
+        Match(own.ids[name], "own-table") if name in own.ids else match
+        for name, match in zip(given, _shipped_matches(species, given), strict=True)
+    ]
+    origin = [f"{species} {load_gene_table(species).fingerprint}"] if species is not None else []
     used = (names,) if ids == names or not surveys[ids].ensembl else (ids, names)
     return SourceGenes(
         column=", ".join(used),
-        ids=mapping.ids,
+        ids=tuple(match.id for match in matches),
         symbols=tuple(s or n for s, n in zip(symbols, given, strict=True)),
-        species=frozenset({species}),
-        origins=tuple(ColumnOrigin(n, m.how, m.candidates) for n, m in zip(given, mapping.matches, strict=True)),
-        table=f"{species} {table.fingerprint}",
+        species=frozenset(species_of(match.id) for match in matches if match.id),
+        origins=tuple(ColumnOrigin(n, m.how, m.candidates) for n, m in zip(given, matches, strict=True)),
+        table="; ".join([*origin, *([own.origin] if own.ids else [])]),
     )
 
 
@@ -103,7 +110,20 @@ def advise(texts: Texts, *, command: str) -> tuple[str, str] | None:
     return f"the names in {best} are {what}", fix
 
 
-def _species(given: tuple[str, ...], wishes: GeneWishes, *, where: str, command: str) -> NamedSpecies:
+def _symbols_in(survey: NameSurvey) -> int:
+    return max(survey.human, survey.mouse) - survey.ensembl
+
+
+def _shipped_matches(species: NamedSpecies | None, given: Sequence[str]) -> tuple[Match, ...]:
+    """What the shipped table says; without one, Ensembl ids stay and names are not found."""
+    if species is not None:
+        return load_gene_table(species).map(given).matches
+    ids = [ENSEMBL.match(name) for name in given]
+    return tuple(Match(i.group(1), "not-listed") if i else Match("", "not-found") for i in ids)
+
+
+def _species(given: Sequence[str], wishes: GeneWishes, *, known: bool, where: str, command: str) -> NamedSpecies | None:
+    """The species whose table is used; None for another one, whose names the user's own table knows."""
     said = _named(wishes.species)
     if said is not None:
         return said
@@ -111,6 +131,8 @@ def _species(given: tuple[str, ...], wishes: GeneWishes, *, where: str, command:
     found = _named(survey.species)
     if found is not None:
         return found
+    if known and survey.species is None:
+        return None
     what, fix = _doubt(survey, command)
     number = "D013" if survey.species == "mixed" else "D010"
     raise refuse(number, f"the genes' names are {what}", where=where, fix=fix)

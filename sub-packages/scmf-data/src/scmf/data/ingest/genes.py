@@ -10,8 +10,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from scmf.core.errors import InputError
 from scmf.data.gene_names import How
-from scmf.data.genes import ENSEMBL, SPECIES_CODES
+from scmf.data.genes import ENSEMBL, SPECIES_CODES, species_of
 from scmf.data.ingest.findings import refuse
 from scmf.data.ingest.source_genes import ColumnOrigin, GeneWishes, SourceGenes
 from scmf.data.ingest.table import Table
@@ -19,7 +20,16 @@ from scmf.data.manifest import Species
 
 _SYMBOL_COLUMNS: Final = ("gene_symbol", "gene_symbols", "feature_name", "gene_name", "gene_short_name", "symbol")
 
-__all__ = ["ENSEMBL", "GeneWishes", "SourceGenes", "check_species", "column_numbers", "find_genes", "number_genes"]
+__all__ = [
+    "ENSEMBL",
+    "GeneWishes",
+    "SourceGenes",
+    "check_species",
+    "column_numbers",
+    "find_genes",
+    "number_genes",
+    "species_of",
+]
 
 
 def find_genes(
@@ -36,6 +46,9 @@ def find_genes(
     Raises:
         InputError: D010, D011, D012 or D013.
     """
+    if wishes.table is not None and not wishes.map_names:
+        what = "--gene-table is for names that are mapped to Ensembl ids"
+        raise InputError(what, where="command line", fix=f"{command.replace(' --gene-ids symbols', '')} --gene-ids map")
     texts = _text_columns(var, wishes, where)
     if wishes.id_space == "symbols":
         if wishes.orthologs:
@@ -157,12 +170,6 @@ def _keep_species(genes: SourceGenes, species: Species | None, where: str) -> So
     lost = [bool(i) and not k for i, k in zip(genes.ids, kept, strict=True)]
     origins = tuple(o._replace(how="other-species") if gone else o for o, gone in zip(genes.origins, lost, strict=True))
     return replace(genes, ids=kept, species=frozenset({species}), origins=origins)
-
-
-def species_of(gene: str) -> Species:
-    """Species of an Ensembl id."""
-    match = ENSEMBL.match(gene)
-    return SPECIES_CODES.get(match.group(2), "other") if match else "other"
 
 
 def _named_genes(texts: dict[str, npt.NDArray[Any]], wishes: GeneWishes, where: str) -> SourceGenes:

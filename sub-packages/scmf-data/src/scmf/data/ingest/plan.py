@@ -47,6 +47,7 @@ class ConvertOptions:
             ("--gene-column", genes.column, None),
             ("--gene-ids", genes.gene_ids, usual.genes.gene_ids),
             ("--species", genes.species, None),
+            ("--gene-table", genes.table, None),
             ("--orthologs", genes.orthologs, None),
             ("--gene-report", self.gene_report, None),
             ("--memory", self.memory, usual.memory),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -25,6 +26,8 @@ class GeneWishes:
     """What the store's ids will be: Ensembl's, or the names as they are."""
     map_names: bool = False
     """Map every name to an Ensembl id, instead of taking the file's own ids."""
+    table: Path | None = None
+    """The user's own names and ids, which come first when names are mapped."""
     species: Species | None = None
     orthologs: Literal["human"] | None = None
     """Give mouse genes the ids of their one-to-one human orthologs."""
@@ -62,7 +65,7 @@ class SourceGenes:
     other_features: int = 0
     """Columns that are no genes (antibodies, guides) and were left out before."""
     table: str | None = None
-    """Species and fingerprint of the gene table with which names were mapped; None: the ids are the file's own."""
+    """Species and fingerprint of the gene table with which names were mapped, and the user's own; None: not mapped."""
     orthologs: str | None = None
     """Which ids were replaced by those of orthologs, and by which table; None: none."""
 
@@ -95,7 +98,7 @@ class SourceGenes:
         lines = []
         if self.table:
             ways = ", ".join(f"{how} {n:,}" for how, n in self.found.items() if how != "no-gene")
-            lines.append(f"mapped by the names of {self.table.split()[0]}: {ways}")
+            lines.append(f"mapped by the names of {self.table.partition(' sha256:')[0]}: {ways}")
         chosen = self.found.get("ambiguous-chosen", 0)
         if chosen:
             what = f"{counted(chosen, 'symbol')} of several ids"
