@@ -24,7 +24,7 @@ def build(store: Path, words: tuple[str, ...], room: dict[int, int], limit: int 
         store: of cells.
         words: overrides.
         room: rank -> positions of a microbatch that fit on it.
-        limit: bytes that this process may take from here on.
+        limit: bytes that this process may take from the first try on.
     """
     config = real_config(store, Path("unused"), *words)
     try_alone = Passes.try_alone
@@ -33,11 +33,11 @@ def build(store: Path, words: tuple[str, ...], room: dict[int, int], limit: int 
         def scarce(passes: Passes, batch: Any) -> None:
             if len(batch.microbatches[0].input_ids) > room.get(world.rank, 1 << 40):
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            if limit is not None and resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY:
+                resource.setrlimit(resource.RLIMIT_AS, (_mapped() + limit, resource.RLIM_INFINITY))
             try_alone(passes, batch)
 
         Passes.try_alone = scarce
-        if limit is not None:
-            resource.setrlimit(resource.RLIMIT_AS, (_mapped() + limit, resource.RLIM_INFINITY))
         try:
             trainer, resolved = build_trainer(config, layout)
         except ScmfError as error:

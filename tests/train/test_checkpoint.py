@@ -36,11 +36,15 @@ def folder(tmp_path):
     return CheckpointFolder(tmp_path / "checkpoints", CheckpointConfig(every=1, keep_best=1, keep_last=2))
 
 
-def save(folder, step, val_loss=None, content=b"weights"):
+UNHURT = Tally()
+
+
+def save(folder, step, val_loss=None, content=b"weights", faults=UNHURT):
     aside = folder.aside(step)
     folder.open_aside(aside)
     (aside / "shard").write_bytes(content)
-    folder.close_aside(aside, replace(PROGRESS, step=step, val_loss=val_loss), {"config.yaml": b"data: 1\n"})
+    progress = replace(PROGRESS, step=step, val_loss=val_loss, faults=faults)
+    folder.close_aside(aside, progress, {"config.yaml": b"data: 1\n"})
     return folder.named(step)
 
 
@@ -140,6 +144,14 @@ def test_a_checkpoint_saved_while_steps_were_left_out_is_not_good(folder):
     save(folder, 2)
     folder.amend(folder.named(2), replace(PROGRESS, step=2, faults=Tally(bad_in_a_row=1, skipped_steps=1)))
     assert folder.newest_whole()[0] == folder.named(2)
+    assert folder.newest_whole(good=True)[0] == folder.named(1)
+
+
+def test_the_last_good_checkpoint_outlives_those_saved_while_steps_were_left_out(folder):
+    save(folder, 1)
+    for step in (2, 3, 4):
+        save(folder, step, faults=Tally(bad_in_a_row=step - 1, skipped_steps=step - 1))
+    assert names(folder) == ["step_00000001", "step_00000003", "step_00000004"]
     assert folder.newest_whole(good=True)[0] == folder.named(1)
 
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -85,28 +86,37 @@ launch._start = lambda rank, *_: subprocess.Popen([sys.executable, "-c", sys.arg
 sys.exit(launch.run_ranks(2, []))
 """
 SAVING = """
-import signal, sys, time
+import os, signal, sys, time
 for number in (signal.SIGTERM, signal.SIGUSR1):
-    signal.signal(number, lambda number, _: (print("saves after", number, flush=True), sys.exit(75)))
-print("ready", flush=True)
+    signal.signal(number, lambda number, _: (os.write(1, b"saves after %d\\n" % number), sys.exit(75)))
+os.write(1, b"ready\\n")
 time.sleep(600)
 """
 STUCK = """
 import os, signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-print(os.getpid(), flush=True)
+os.write(1, b"%d\\n" % os.getpid())
 time.sleep(600)
 """
 
 
-def launch(*ranks):
+@contextmanager
+def launched(*ranks):
+    """The launcher with these programs as its ranks; nothing of it outlives the block."""
     arguments = [sys.executable, "-c", LAUNCHER, *ranks]
-    return subprocess.Popen(arguments, env=environment(), stdout=subprocess.PIPE, text=True)
+    launcher = subprocess.Popen(arguments, env=environment(), stdout=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        yield launcher
+    finally:
+        if group_lives(launcher.pid):
+            os.killpg(launcher.pid, signal.SIGKILL)
+        launcher.wait()
+        launcher.stdout.close()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_to_the_launcher_reaches_every_rank_and_their_code_is_its_own(number):
-    with launch(SAVING, SAVING) as launcher:
+    with launched(SAVING, SAVING) as launcher:
         assert [launcher.stdout.readline() for _ in range(2)] == ["ready\n"] * 2
         launcher.send_signal(number)
         assert [launcher.stdout.readline() for _ in range(2)] == [f"saves after {int(number)}\n"] * 2
@@ -114,8 +124,7 @@ def test_a_signal_to_the_launcher_reaches_every_rank_and_their_code_is_its_own(n
 
 
 def test_a_rank_that_is_left_in_a_collective_is_killed_after_the_first_one_has_failed():
-    failing = "import sys; input_ = sys.exit(3)"
-    with launch(STUCK, failing) as launcher:
+    with launched(STUCK, "raise SystemExit(3)") as launcher:
         stuck = int(launcher.stdout.readline())
         assert launcher.wait(timeout=120) == 3
         with pytest.raises(ProcessLookupError):

@@ -29,7 +29,7 @@ def test_memory_that_runs_out_on_one_rank_halves_the_microbatch_of_all_and_keeps
 
 def test_a_limit_on_the_memory_of_the_process_is_met_by_a_smaller_microbatch(demo_store):
     words = (*PROBE, "data.microbatch_tokens=131072")
-    ((tokens, loss, *_),) = run_ranks(build, 1, demo_store.path, words, {}, 600_000_000)
+    ((tokens, loss, *_),) = run_ranks(build, 1, demo_store.path, words, {}, 1_500_000_000)
     assert 64 <= tokens < 131072
     assert loss > 0
 

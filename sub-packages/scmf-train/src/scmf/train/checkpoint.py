@@ -127,9 +127,9 @@ class CheckpointFolder:
         _put_record(folder, progress, _read_record(folder)["files"])
 
     def _prune(self) -> None:
-        """Keep the newest and the best, remove the rest, and point the links."""
+        """Keep the newest, the best and the last good one, remove the rest, and point the links."""
         complete = self.complete()
-        keep = {*complete[-self.config.keep_last :], *self._best()[: self.config.keep_best]}
+        keep = {*complete[-self.config.keep_last :], *self._best()[: self.config.keep_best], *self._good()[-1:]}
         for path in complete:
             if path not in keep:
                 self._remove(path)
@@ -139,6 +139,11 @@ class CheckpointFolder:
         """Complete checkpoints with a validation loss, lowest first."""
         rated = [(progress.val_loss, path) for path in self.complete() if (progress := _progress_or_none(path))]
         return [path for _, path in sorted((loss, path) for loss, path in rated if loss is not None)]
+
+    def _good(self) -> list[Path]:
+        """Complete checkpoints that a rollback may take, oldest first."""
+        rated = [(path, _progress_or_none(path)) for path in self.complete()]
+        return [path for path, progress in rated if progress is not None and not progress.faults.bad_in_a_row]
 
     def _link(self) -> None:
         """Point `last` and `best` at what they name; a link to nothing is removed."""

@@ -119,8 +119,8 @@ def free_port() -> int:
 def _wait(processes: list[subprocess.Popen[bytes]]) -> int:
     """Wait for all; stop the others when one fails."""
     try:
-        while any(process.poll() is None for process in processes):
-            failed = [p.returncode for p in processes if p.returncode not in (None, 0)]
+        while None in (codes := [process.poll() for process in processes]):
+            failed = [code for code in codes if code]
             if failed:
                 _let_end(processes, _GRACE_SECONDS if failed[0] in _WITH_ALL else _LAST_WORDS_SECONDS)
                 return _exit_code(failed[0])
@@ -135,7 +135,7 @@ def _wait(processes: list[subprocess.Popen[bytes]]) -> int:
 def _let_end(processes: list[subprocess.Popen[bytes]], seconds: float) -> None:
     """Wait for the ranks; those that a failed one has left in a collective do not come back, and are killed."""
     deadline = time.monotonic() + seconds
-    while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
+    while None in [process.poll() for process in processes] and time.monotonic() < deadline:
         time.sleep(0.05)
     for process in processes:
         if process.poll() is None:
