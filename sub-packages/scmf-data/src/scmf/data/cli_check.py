@@ -29,7 +29,9 @@ def check(options: argparse.Namespace) -> int:
 
         write_gene_report(options.gene_report, [(str(s.path), s.genes) for s in found.sources if s.genes is not None])
     text = (
-        json.dumps(report_json(found, request), indent=2) if options.json else "\n".join(report_lines(found, request))
+        json.dumps(report_json(found, request), indent=2, allow_nan=False)
+        if options.json
+        else "\n".join(report_lines(found, request))
     )
     sys.stdout.write(text + "\n")
     return int(any(f.severity == "error" for f in found.findings))

@@ -146,7 +146,7 @@ def _layout(looked: Looked) -> Iterator[Finding]:
         what = f"{int(tally[kinds.NOISY]):,} of {values} are within float noise of an integer"
         yield looked.finding("D022", f"{what}: {_names(looked, kinds.NOISY)}", kind=kinds.NOISY)
     silent = looked.matrix.n_genes - int((looked.seen.in_cells > 0).sum())
-    if silent and looked.seen.complete:
+    if silent and looked.seen.complete and not looked.seen.faulty:
         yield looked.finding("D028", f"{counted(silent, 'gene')} of {looked.matrix.n_genes:,} without any count")
 
 

@@ -6,6 +6,7 @@ Numbers are stable and never given twice: scripts and search engines may rely on
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
@@ -330,6 +331,11 @@ class Offender:
     gene: str | None = None
     value: float | None = None
 
+    def as_dict(self) -> dict[str, str | float | None]:
+        """The offender as JSON holds it; NaN and infinity, which it cannot, are texts."""
+        value = self.value if self.value is None or math.isfinite(self.value) else str(self.value)
+        return {"cell": self.cell, "gene": self.gene, "value": value}
+
     def __str__(self) -> str:
         place = [f"cell {self.cell}"] if self.cell is not None else []
         place += [f"gene {self.gene}"] if self.gene is not None else []
@@ -393,7 +399,7 @@ class Finding:
             "file": self.file,
             "element": self.element,
             "count": self.count,
-            "offenders": [{"cell": o.cell, "gene": o.gene, "value": o.value} for o in self.offenders],
+            "offenders": [o.as_dict() for o in self.offenders],
             "fix": self.mend,
         }
 

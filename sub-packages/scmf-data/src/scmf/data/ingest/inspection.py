@@ -231,7 +231,7 @@ def _trying(found: Inspection, act: Callable[[], T]) -> T | None:
 
 def _no_counts(looked: Looked, genes: SourceGenes | None) -> list[Finding]:
     """That nothing would be kept, where every value was looked at."""
-    if genes is None or not looked.seen.complete:
+    if genes is None or not looked.seen.complete or looked.seen.faulty:
         return []
     kept = np.array([bool(gene) for gene in genes.ids])
     return [] if looked.seen.sums[kept].any() else [looked.finding("D004", "no kept gene has a count above zero")]

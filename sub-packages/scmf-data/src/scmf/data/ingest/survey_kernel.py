@@ -69,7 +69,7 @@ def survey_row(cell: int, raw: tuple[Array, Array], genes: tuple[Array, Array, A
             note(REPEATED, cell, column, value, tally, first)
         rising = rising and column >= last
         last = column
-        if value > NOISE:
+        if NOISE < value < np.inf:
             if last_cell[column] != cell:
                 n += 1
                 in_cells[column] += 1
