@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from scmf.core.config import Config
 from scmf.data.manifest import MANIFEST, Manifest, dump_manifest
-from scmf.data.store_writer import check_destination, claim, put_in_place, replace_file, sync_tree
+from scmf.data.store_writer import check_destination, claim, put_in_place, replace_file, sync
 
 _NOTES: Final = "journal"
 _IDENTITY: Final = "conversion.json"
@@ -80,6 +80,8 @@ class ConversionFolder:
         """
         reason = self._difference(identity)
         if reason is not None:
+            # First, so that notes without their parts are never taken for whole.
+            (self.path / _NOTES / _IDENTITY).unlink(missing_ok=True)
             for entry in self.path.iterdir():
                 if entry != self.scratch:  # text that the plan has just unpacked
                     shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
@@ -124,12 +126,12 @@ class ConversionFolder:
 
     def finish(self, manifest: Manifest) -> None:
         """Write the manifest and put the store in its place."""
-        shutil.rmtree(self.scratch, ignore_errors=True)
-        (self.path / MANIFEST).write_bytes(dump_manifest(manifest))
-        # From here on the notes are of no use: the store is whole, and only needs its name.
+        replace_file(self.path / MANIFEST, dump_manifest(manifest))
+        # From here on the notes are of no use. The identity goes first: what is left of them then counts for nothing.
+        (self.path / _NOTES / _IDENTITY).unlink()
         shutil.rmtree(self.path / _NOTES)
-        sync_tree(self.path / MANIFEST)
-        sync_tree(self.path)
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        sync(self.path)
         put_in_place(self.path, self.dest)
 
     def _difference(self, identity: Identity) -> str | None:
