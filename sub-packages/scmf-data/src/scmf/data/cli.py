@@ -11,7 +11,7 @@ from typing import Any, Final, NoReturn
 
 from scmf.core.command import Parser
 from scmf.core.errors import run_command
-from scmf.data import cli_check, cli_edit, cli_ledger, cli_shuffle
+from scmf.data import cli_check, cli_edit, cli_ledger, cli_rank_order, cli_shuffle
 from scmf.data.cli_check import add_check
 from scmf.data.cli_convert import add_convert, convert_command, positive
 from scmf.data.cli_coverage import add_coverage, coverage
@@ -33,6 +33,7 @@ examples:
   scmf-store bench data/pbmc --json
   scmf-store tokens data/pbmc --vocabulary geneformer-v2 --out pbmc.parquet
   scmf-store vocabulary data/fish --out fish.parquet
+  scmf-store rank-order data/pbmc --vocabulary geneformer-v2 --dest data/pbmc-ranked
   scmf-store shuffle-quality data/pbmc --by cell_type --order blocks
   scmf-store ledger data/pbmc
   scmf-store seen other.h5ad --ledger data/pbmc.ledger
@@ -75,6 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_tokens(commands)
     _add_vocabulary(commands)
     add_coverage(_command(commands, "coverage", "Say what a vocabulary knows of a store.", run=coverage))
+    ranked = "Write the same cells with their genes in the rank order of a vocabulary."
+    cli_rank_order.add_rank_order(_command(commands, "rank-order", ranked, run=cli_rank_order.rank_order))
     quality = "Measure how well an order mixes the cells."
     cli_shuffle.add_shuffle(_command(commands, "shuffle-quality", quality, run=cli_shuffle.shuffle))
     add_ledger(_command(commands, "ledger", "Write what tells a store's cells from others.", run=cli_ledger.ledger))

@@ -155,9 +155,6 @@ def _refuse_strangers(stores: Sequence[CellStore]) -> None:
                 raise _stranger(first, store, f"the stores {name} {here or 'unknown'} and {there or 'unknown'}")
         if not set(first.gene_ids) & set(store.gene_ids):
             raise _stranger(first, store, f"the stores share none of {first.n_genes:,} and {store.n_genes:,} genes")
-        orders = [s.manifest.rank_order and s.manifest.rank_order.fingerprint for s in (first, store)]
-        if orders[0] != orders[1]:
-            raise _stranger(first, store, "only one of the stores is in rank order, or each by another vocabulary")
 
 
 def _stranger(first: CellStore, store: CellStore, what: str) -> ConfigError:
@@ -197,6 +194,5 @@ def _join_manifests(stores: Sequence[CellStore]) -> tuple[Manifest, tuple[npt.ND
             for source in m.sources
         ),
         splits={name: split for name, split in manifests[0].splits.items() if name in named},
-        rank_order=manifests[0].rank_order,
     )
     return joined, tuple(maps.values()), [list(maps).index(key) for key in keys]

@@ -47,6 +47,15 @@ class ObsmRecord(Config):
     dtype: Literal["float32", "float64"]
 
 
+class RankOrder(Config):
+    """That the values of every cell stand in rank order, and by which vocabulary."""
+
+    vocabulary: str
+    """Name of the vocabulary."""
+    fingerprint: str
+    """Of the vocabulary, its medians included: the order is good for no other."""
+
+
 class PartRecord(Config):
     """One part: a folder that is an AnnData zarr group, and what must be in it."""
 
@@ -60,6 +69,8 @@ class PartRecord(Config):
     indices_dtype: IndicesDtype
     max_count: NonNegativeInt
     """The highest stored count; 0 in a part without values."""
+    rank_order: RankOrder | None = None
+    """Set by `scmf-store rank-order`: genes are not rising inside a cell, but ranked, those without a token last."""
     files: dict[str, FileRecord]
     """Every file of the part by its path inside the part."""
     obsm: dict[str, ObsmRecord] = Field(default_factory=dict)
@@ -125,15 +136,6 @@ class NamedSplit(Config):
     test: tuple[str, ...] = ()
 
 
-class RankOrder(Config):
-    """That the values of every cell stand in rank order, and by which vocabulary."""
-
-    vocabulary: str
-    """Name of the vocabulary."""
-    fingerprint: str
-    """Of the vocabulary, its medians included: the order is good for no other."""
-
-
 class Manifest(Config):
     """Everything a reader has to know before it touches a cell."""
 
@@ -163,9 +165,6 @@ class Manifest(Config):
     """Cells with the same counts in the same genes as an earlier cell of the store; null where nobody looked."""
     history: tuple[str, ...] = ()
     """What was done to the store since its sources were converted: added, merged, chosen, dropped."""
-
-    rank_order: RankOrder | None = None
-    """Set by `scmf-store rank-order`: genes are not rising inside a cell, but ranked, those without a token last."""
 
     @property
     def fingerprint(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numba
@@ -30,7 +30,7 @@ _jit = numba.njit(nogil=True, cache=True, error_model="numpy")
 
 @dataclass(frozen=True, slots=True)
 class CellSpans:
-    """Values of some cells that have one type of indices, one of counts, and one list of genes."""
+    """Values of some cells that have one type of indices, one of counts, one list of genes, and one kind of order."""
 
     here: LongArray | slice
     """Places of these cells among those asked for."""
@@ -44,8 +44,24 @@ class CellSpans:
     """(k,) int64 part of each cell."""
     genes: int
     """Which of the store's `gene_maps` numbers their genes."""
+    ranked: bool
+    """Genes stand in the rank order of the part's vocabulary."""
     keep: tuple[ValueArray, ...] = ()
     """Memory that the addresses point into, where it is not the parts' own."""
+
+
+class Kind(NamedTuple):
+    """What parts have in common whose cells one call of a kernel serves."""
+
+    indices: np.dtype[Any]
+    counts: np.dtype[Any]
+    genes: int
+    ranked: bool
+
+    @property
+    def like(self) -> tuple[ValueArray, ValueArray]:
+        """Empty indices and data of these types."""
+        return np.empty(0, self.indices), np.empty(0, self.counts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,20 +89,33 @@ class PartTable:
         self._known = np.zeros(len(parts), np.bool_)
         self._n_values = np.array([part.n_values for part in parts], np.int64)
         kinds = [
-            (np.dtype(part.record.indices_dtype), np.dtype(part.record.counts_dtype), int(genes))
+            Kind(
+                np.dtype(part.record.indices_dtype),
+                np.dtype(part.record.counts_dtype),
+                int(genes),
+                part.record.rank_order is not None,
+            )
             for part, genes in zip(parts, store.part_genes, strict=True)
         ]
-        self._kinds = sorted(set(kinds), key=str)
-        self._kind = np.array([self._kinds.index(kind) for kind in kinds], np.int64)
+        self.kinds = sorted(set(kinds), key=str)
+        self._kind = np.array([self.kinds.index(kind) for kind in kinds], np.int64)
 
-    def find(self, store: CellStore, cell_ids: LongArray) -> tuple[LongArray, Iterator[CellSpans]]:
+    def find(
+        self, store: CellStore, cell_ids: LongArray, *, ranks_only: bool = False
+    ) -> tuple[LongArray, Iterator[CellSpans]]:
         """Number of values of each cell, (k,) int64, and where they lie, one entry for each kind of part.
+
+        Args:
+            store: the one that this table was made for.
+            cell_ids: (k,) int64.
+            ranks_only: counts of parts in rank order are not needed, and may not be there.
 
         Raises:
             IndexError: an id outside the store.
             StoreError: a damaged indptr points outside the values.
         """
         found = self.look_up(store, cell_ids)
+        del ranks_only  # a memory map costs nothing before it is read
         return found.lengths, self._spans(found)
 
     def look_up(self, store: CellStore, cell_ids: LongArray) -> Found:
@@ -102,7 +131,8 @@ class PartTable:
     def advise(self, store: CellStore, cell_ids: LongArray, give: Callable[[AddressArray, LongArray], None]) -> None:
         """Give an advice about the memory of these cells: its addresses and bytes, each (k,)."""
         for piece in self.find(store, cell_ids)[1]:
-            for addresses, like in zip(piece.addresses, piece.like, strict=True):
+            wanted = 1 if piece.ranked else 2  # whose order is known already needs no counts
+            for addresses, like in zip(piece.addresses[:wanted], piece.like, strict=False):
                 give(addresses, piece.lengths * like.itemsize)
 
     def _map(self, store: CellStore, cell_ids: LongArray) -> None:
@@ -119,32 +149,30 @@ class PartTable:
 
     def _spans(self, found: Found) -> Iterator[CellSpans]:
         for number, here in self.by_kind(found.parts):
-            like, genes = self.like(number)
+            kind = self.kinds[number]
+            like = kind.like
             first, part = found.starts[here].astype(np.uint64), found.parts[here]
             indices, data = (
                 addresses[part] + first * np.uint64(empty.itemsize)
                 for addresses, empty in zip(self._values, like, strict=True)
             )
-            yield CellSpans(here, like, (indices, data), found.lengths[here], part, genes)
+            yield CellSpans(here, like, (indices, data), found.lengths[here], part, kind.genes, kind.ranked)
 
     def by_kind(self, parts: LongArray) -> Iterator[tuple[int, LongArray | slice]]:
         """Each kind of part, with the places of the cells that are of it."""
-        if len(self._kinds) == 1:
+        if len(self.kinds) == 1:
             yield 0, slice(None)
             return
         kinds = self._kind[parts]
-        for number in range(len(self._kinds)):
+        for number in range(len(self.kinds)):
             yield number, np.flatnonzero(kinds == number)
 
-    def like(self, kind: int) -> tuple[tuple[ValueArray, ValueArray], int]:
-        """Empty indices and data of a kind of part, and its list of genes."""
-        indices, data, genes = self._kinds[kind]
-        return (np.empty(0, indices), np.empty(0, data)), genes
 
-
-def find_values(store: CellStore, cell_ids: LongArray) -> tuple[LongArray, Iterator[CellSpans]]:
+def find_values(
+    store: CellStore, cell_ids: LongArray, *, ranks_only: bool = False
+) -> tuple[LongArray, Iterator[CellSpans]]:
     """`find` with the table of this store, made once; where the store is read by pread, the values are read here."""
-    return table_of(store).find(store, cell_ids)
+    return table_of(store).find(store, cell_ids, ranks_only=ranks_only)
 
 
 def find_lengths(store: CellStore, cell_ids: LongArray) -> LongArray:

@@ -42,10 +42,12 @@ class PreadTable(PartTable):
         self._files = {name: np.full(len(store.parts), -1, np.int32) for name in _ARRAYS}
         weakref.finalize(self, _close_all, self._files)
 
-    def find(self, store: CellStore, cell_ids: LongArray) -> tuple[LongArray, Iterator[CellSpans]]:
+    def find(
+        self, store: CellStore, cell_ids: LongArray, *, ranks_only: bool = False
+    ) -> tuple[LongArray, Iterator[CellSpans]]:
         """Number of values of each cell, and where their copies lie; raises as `PartTable.find`."""
         found = self.look_up(store, cell_ids)
-        return found.lengths, self._copies(found)
+        return found.lengths, self._copies(found, ranks_only=ranks_only)
 
     def look_up(self, store: CellStore, cell_ids: LongArray) -> Found:
         """Part, first value and number of values of each cell: 16 bytes of indptr are read for each."""
@@ -64,25 +66,29 @@ class PreadTable(PartTable):
         """Tell the system which ranges of the files come; it begins to read them, and nobody waits."""
         found = self.look_up(store, cell_ids)
         for number, here in self.by_kind(found.parts):
-            like, _ = self.like(number)
+            kind = self.kinds[number]
             parts, starts, lengths = found.parts[here], found.starts[here], found.lengths[here]
-            for name, empty in zip(_ARRAYS, like, strict=False):
+            for name, empty in zip(_ARRAYS[: 1 if kind.ranked else 2], kind.like, strict=False):
                 self._ask(name, parts, starts * empty.itemsize, lengths * empty.itemsize)
 
-    def _copies(self, found: Found) -> Iterator[CellSpans]:
+    def _copies(self, found: Found, *, ranks_only: bool) -> Iterator[CellSpans]:
         for number, here in self.by_kind(found.parts):
-            like, genes = self.like(number)
+            kind = self.kinds[number]
             parts, starts, lengths = found.parts[here], found.starts[here], found.lengths[here]
-            copies, addresses = [], []
-            for name, empty in zip(_ARRAYS, like, strict=False):
-                self._ask(name, parts, starts * empty.itemsize, lengths * empty.itemsize)
-            for name, empty in zip(_ARRAYS, like, strict=False):
-                sizes = lengths * empty.itemsize
-                copy = np.empty(int(sizes.sum()), np.uint8)
-                at = self._read(name, parts, starts * empty.itemsize, sizes, copy)
-                copies.append(copy)
-                addresses.append(at)
-            yield CellSpans(here, like, (addresses[0], addresses[1]), lengths, parts, genes, keep=tuple(copies))
+            wanted = _ARRAYS[: 1 if ranks_only and kind.ranked else 2]
+            ranges = [
+                (name, starts * one.itemsize, lengths * one.itemsize)
+                for name, one in zip(wanted, kind[:2], strict=False)
+            ]
+            for name, offsets, sizes in ranges:
+                self._ask(name, parts, offsets, sizes)
+            copies = [np.empty(int(sizes.sum()), np.uint8) for _, _, sizes in ranges]
+            at = [
+                self._read(name, parts, offsets, sizes, copy)
+                for (name, offsets, sizes), copy in zip(ranges, copies, strict=True)
+            ]
+            addresses = (at[0], at[-1])  # of counts that were not read, nobody uses the address
+            yield CellSpans(here, kind.like, addresses, lengths, parts, kind.genes, kind.ranked, keep=tuple(copies))
 
     def _ask(self, name: str, parts: LongArray, offsets: LongArray, sizes: LongArray) -> None:
         if _ADVICE:

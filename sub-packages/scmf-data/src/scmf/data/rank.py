@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import numpy as np
 import numpy.typing as npt
 
 from scmf.core.errors import VocabularyError
 from scmf.data.part_table import find_values
-from scmf.data.rank_kernel import DIGITS, close_gaps, encode_cells
+from scmf.data.rank_kernel import DIGITS, close_gaps, encode_cells, take_ranked
 from scmf.data.store import CellStore
 from scmf.data.vocabulary import Vocabulary
 
@@ -83,6 +84,7 @@ class RankTokenizer:
         self._genes = (token, inverse_median)
         known = token[token >= 0]
         self._sums_needed = len(vocabulary) if len(np.unique(known)) < len(known) else 0
+        self._checked: WeakSet[CellStore] = WeakSet()
         self._by_list: WeakKeyDictionary[CellStore, list[GeneTable]] = WeakKeyDictionary()
 
     def encode(self, store: CellStore, cell_ids: LongArray) -> Tokens:
@@ -96,7 +98,7 @@ class RankTokenizer:
             StoreError: an array of the store points outside itself.
         """
         frame = self.vocabulary.frame
-        stored, pieces = find_values(store, cell_ids)
+        stored, pieces = find_values(store, cell_ids, ranks_only=True)
         starts = np.zeros(len(cell_ids) + 1, np.int64)
         np.cumsum(np.minimum(stored, self._limit) + frame, out=starts[1:])
         ids = np.empty(int(starts[-1]), np.int32)
@@ -108,7 +110,14 @@ class RankTokenizer:
             found = np.zeros(len(first), np.int64)
             spans = (*piece.addresses, piece.lengths)
             genes = self._genes_of(store, piece.genes)
-            bad = encode_cells(piece.like, spans, genes, scratch, (ids, first, found), self._limit)
+            out = (ids, first, found)
+            if piece.ranked:
+                self._refuse_other_order(store)
+                bad = take_ranked(
+                    piece.like[0], (spans[0], spans[2]), genes[0], out, self._limit, self._sums_needed > 0
+                )
+            else:
+                bad = encode_cells(piece.like, spans, genes, scratch, out, self._limit)
             if bad >= 0:
                 store.fetch(cell_ids[piece.here][bad : bad + 1])  # names the part's damaged array
                 raise self._other_genes(store)
@@ -116,6 +125,11 @@ class RankTokenizer:
         ends = (self.vocabulary.cls, self.vocabulary.eos) if frame else (-1, -1)
         offsets = close_gaps(ids, starts, lengths, ends)
         return Tokens(ids[: offsets[-1]], offsets)
+
+    def _refuse_other_order(self, store: CellStore) -> None:
+        if store not in self._checked:
+            refuse_other_rank_order(store, self.vocabulary)
+            self._checked.add(store)
 
     def _genes_of(self, store: CellStore, number: int) -> GeneTable:
         """Token and inverse median by the gene numbers of one of the store's lists of genes."""
@@ -155,15 +169,16 @@ def refuse_other_rank_order(store: CellStore, vocabulary: Vocabulary) -> None:
     Raises:
         VocabularyError: it was another one.
     """
-    order = store.manifest.rank_order
-    if order is not None and order.fingerprint != vocabulary.fingerprint:
-        raise VocabularyError(
-            f"the store's cells are in the rank order of {order.vocabulary} ({order.fingerprint}), and the "
-            f"vocabulary is {vocabulary.name} ({vocabulary.fingerprint})",
-            where=f"{store.path}, data.tokenizer.vocabulary",
-            fix=f"use that vocabulary, or the store that this one was made from; or make another: scmf-store "
-            f"rank-order STORE --vocabulary {vocabulary.name} --dest DIR",
-        )
+    for part in store.parts:
+        order = part.record.rank_order
+        if order is not None and order.fingerprint != vocabulary.fingerprint:
+            raise VocabularyError(
+                f"the store's cells are in the rank order of {order.vocabulary} ({order.fingerprint}), and the "
+                f"vocabulary is {vocabulary.name} ({vocabulary.fingerprint})",
+                where=f"{part.path.parent}, data.tokenizer.vocabulary",
+                fix="use that vocabulary, or the store that this one was made from, or make another from it: "
+                f"scmf-store rank-order STORE --vocabulary {shlex.quote(vocabulary.name)} --dest DIR",
+            )
 
 
 def _no_gene_known(vocabulary: Vocabulary, gene_ids: Sequence[str]) -> VocabularyError:

@@ -63,15 +63,57 @@ def encode_cells(
         if highest_column(indices) >= len(genes[0]):
             return i
         if len(sums) > 0:
-            n = _words_of_shared(indices, data, genes, words, sums)
+            n = words_of_shared(indices, data, genes, words, sums)
         else:
-            n = _words(indices, data, genes, words)
+            n = words_of(indices, data, genes, words)
         kept = min(n, limit)
-        _sort(words[:n], spare, counters, kept)
+        sort_words(words[:n], spare, counters, kept)
         cell_ids = ids[starts[i] : starts[i] + kept]
         for j in range(kept):
             cell_ids[j] = words[j] & np.uint64(0xFFFFFFFF)
         lengths[i] = kept
+    return -1
+
+
+@_jit
+def take_ranked(
+    like: npt.NDArray[np.uint16],
+    spans: tuple[Words, npt.NDArray[np.int64]],
+    token: npt.NDArray[np.int32],
+    out: tuple[npt.NDArray[np.int32], npt.NDArray[np.int64], npt.NDArray[np.int64]],
+    limit: int,
+    shared: bool,
+) -> int:
+    """Write the first `limit` tokens of cells whose genes stand in rank order, those without a token last.
+
+    Args:
+        like: empty array of the type of the indices.
+        spans: address of each cell's indices, (k,) uint64, and its number of values, (k,) int64.
+        token: (n_columns,) int32, -1 for none.
+        out: ids, flat int32; start (k,) of each cell in it; length (k,), written.
+        limit: genes kept a cell.
+        shared: columns may share a token, so that behind the genes without a token others may follow.
+
+    Returns:
+        -1, or the number of the first cell that names a column outside the table.
+    """
+    ids, starts, lengths = out
+    for i in range(len(spans[0])):
+        kept = min(spans[1][i], limit)
+        indices = numba.carray(pointer_to(spans[0][i]), (kept,), like.dtype)
+        if kept > 0 and highest_column(indices) >= len(token):
+            return i
+        place = ids[starts[i] : starts[i] + kept]
+        known = 0
+        for j in range(kept):
+            found = token[indices[j]]
+            place[j] = found
+            known += found >= 0  # a sum over all is vector code, a search for the end is not
+        if shared and known > 0:
+            known = 0
+            while known < kept and place[known] >= 0:
+                known += 1
+        lengths[i] = known
     return -1
 
 
@@ -93,7 +135,7 @@ def _scale(data: npt.NDArray[np.uint16]) -> float:
 
 
 @_jit
-def _words(
+def words_of(
     indices: npt.NDArray[np.uint16],
     data: npt.NDArray[np.uint16],
     genes: tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]],
@@ -112,7 +154,7 @@ def _words(
 
 
 @_jit
-def _words_of_shared(
+def words_of_shared(
     indices: npt.NDArray[np.uint16],
     data: npt.NDArray[np.uint16],
     genes: tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]],
@@ -145,7 +187,7 @@ def _word(value: float, token: int) -> np.uint64:
 
 
 @_jit
-def _sort(
+def sort_words(
     words: Words,
     spare: Words,
     counters: Counters,
