@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import pickle as pickle_module
 import shutil
 import tarfile
 import zipfile
@@ -801,10 +802,12 @@ def test_every_fault_of_every_file_is_told_in_one_go(tmp_path):
         ("b.h5ad", "D001"),
         ("none", "D001"),
     ]
-    told = []
-    with pytest.raises(InputError, match=r"^SCMF-D006"):
-        make_plan(Request((first, second), ConvertOptions()), log=told.append, scratch=tmp_path / "s")
-    assert [line.split(":")[1].strip() for line in told] == ["SCMF-D007", "SCMF-D010", "SCMF-D001"]
+    with pytest.raises(InputError, match=r"^SCMF-D006") as caught:
+        make_plan(Request((first, second), ConvertOptions()), log=pytest.fail, scratch=tmp_path / "s")
+    again = pickle_module.loads(pickle_module.dumps(caught.value))  # as workers hand it on
+    lines = str(again).splitlines()
+    assert [line.split(":")[1].strip() for line in lines[3::3]] == ["SCMF-D007", "SCMF-D010", "SCMF-D001"]
+    assert len(lines) == 12
 
 
 def test_the_first_three_offenders_are_named_by_cell_and_gene(tmp_path):

@@ -6,10 +6,14 @@ In: an exception raised anywhere. Out: the three lines on stderr and the exit co
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Final, NoReturn
+
+_ASIDE: Final = re.compile(r"^\.(.+?)(?:\.\d+)?\.(?:partial|unfinished|new|arriving|replaced|\d+)$")
+"""Names under which the packages write what is not whole yet."""
 
 
 class ScmfError(Exception):
@@ -97,9 +101,18 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None
     sys.exit(code)
 
 
+def lasting_path(path: str) -> str:
+    """A path as the user knows it: files and folders are written aside (`.NAME.partial`) and renamed when whole.
+
+    Args:
+        path: of a file that could not be written.
+    """
+    return "/".join(_ASIDE.sub(r"\1", part) for part in path.split("/"))
+
+
 def describe_os_error(error: OSError) -> ScmfError:
     """Turn an operating-system error into one with a place and a way out."""
-    place = str(error.filename) if error.filename else "(the system named no file)"
+    place = lasting_path(str(error.filename)) if error.filename else "(the system named no file)"
     fixes = {
         "ENOSPC": "free space on that disk or name another folder, then run the same command again",
         "EDQUOT": "free part of your quota or name another folder, then run the same command again",

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import xxhash
 
-from scmf.core.errors import MachineError, StoreError
+from scmf.core.errors import MachineError, StoreError, lasting_path
 from scmf.data.ingest.budget import check_space, worker_budget
 from scmf.data.ingest.describe import describe, summary
 from scmf.data.ingest.duplicate_policy import Duplicates, drop_cells
@@ -200,6 +200,6 @@ def _full_disk(error: OSError, folder: ConversionFolder) -> StoreError:
         what = f"finished parts are kept in {folder.path}, from which it goes on"
     return StoreError(
         f"the store could not be written: {error.strerror}",
-        where=str(error.filename or folder.dest),
+        where=lasting_path(str(error.filename or folder.dest)),
         fix=f"free space on that disk, {again}, or name another --dest; {what}",
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
@@ -402,6 +403,21 @@ class Finding:
             "offenders": [o.as_dict() for o in self.offenders],
             "fix": self.mend,
         }
+
+
+class SourcesError(InputError):
+    """All errors of a command's sources, three lines each; in other respects the first of them."""
+
+    def __init__(self, findings: Sequence[Finding]) -> None:
+        first = findings[0].error()
+        super().__init__(first.what, where=first.where, fix=first.fix)
+        self.findings = tuple(findings)
+
+    def __str__(self) -> str:
+        return "\n".join([super().__str__(), *map(str, self.findings[1:])])
+
+    def __reduce__(self) -> tuple[type[SourcesError], tuple[Sequence[Finding]]]:
+        return type(self), (self.findings,)
 
 
 def refuse(number: str, what: str, *, where: str, fix: str | None = None) -> InputError:

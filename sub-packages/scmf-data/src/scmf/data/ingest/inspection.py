@@ -19,7 +19,7 @@ from scmf.core.text import counted
 from scmf.data.ingest.check_names import cell_findings, gene_findings, name_hash, name_hashes
 from scmf.data.ingest.check_values import Looked, transform_of, value_findings
 from scmf.data.ingest.counts import FAULTS, Choice, choose_counts, elements_with_counts, look
-from scmf.data.ingest.findings import Finding, finding_of
+from scmf.data.ingest.findings import Finding, SourcesError, finding_of
 from scmf.data.ingest.genes import SourceGenes, check_species, number_genes, species_of
 from scmf.data.ingest.known_genes import VocabularyShare, vocabulary_findings, vocabulary_shares
 from scmf.data.ingest.mend import Mender
@@ -28,6 +28,7 @@ from scmf.data.ingest.progress import Progress
 from scmf.data.ingest.source import Matrix, ReadWishes, Source, open_source, reading
 from scmf.data.ingest.survey import Survey, survey
 from scmf.data.manifest import ObsmRecord
+from scmf.data.orthologs import release_tables
 
 Array = npt.NDArray[Any]
 Log = Callable[[str], None]
@@ -83,18 +84,19 @@ def make_plan(request: Request, *, log: Log, scratch: Path) -> Plan:
 
     Args:
         request: the sources and wishes.
-        log: takes every error but the first, when there are several.
+        log: takes what was found about the sources as a set, when they can be converted.
         scratch: folder in which unpacked text may stay for the conversion.
 
     Raises:
-        InputError: a source that cannot be converted, with its number.
+        InputError: a source that cannot be converted, with its number; `SourcesError` where there is more to mend.
     """
     found = inspect_sources(request, scratch=scratch)
+    release_tables()  # what follows has to stay within --memory
     errors = [f for f in found.findings if f.severity == "error"]
-    for error in errors[1:]:
-        log(str(error))
     if errors:
-        raise errors[0].error()
+        raise SourcesError(errors) if len(errors) > 1 else errors[0].error()
+    for finding in found.together:
+        log(str(finding))
     plans = tuple(s.plan for s in found.sources if s.plan is not None)
     genes = [p.genes for p in plans]
     species = check_species({str(p.path): p.genes for p in plans})
