@@ -29,12 +29,14 @@ _IMPORTED = ("scmf.train.run", "scmf.train.dry_run", "scmf.data.ingest.convert",
 _START_SECONDS = 240
 _CLIENT = """\
 #!{python} -SE
-import array, json, os, socket, sys
+import array, json, os, signal, socket, sys
 line = socket.socket(socket.AF_UNIX)
 line.connect({address!r})
 request = json.dumps([{name!r}, sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
 line.sendmsg([len(request).to_bytes(8, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0, 1, 2]))])
 line.sendall(request)
+for number in (signal.SIGTERM, signal.SIGUSR1):
+    signal.signal(number, lambda number, _: line.send(bytes([number])))
 code = line.recv(1)
 os._exit(code[0] if code else 255)
 """
@@ -109,7 +111,7 @@ def _serve(address: str) -> NoReturn:
 
 
 def _handle(connection: socket.socket) -> NoReturn:
-    """Fork the command and answer with its exit code; kill it when the program that asked is gone."""
+    """Fork the command, pass signals on and answer with its exit code; kill it when the program that asked is gone."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     request, streams = _receive(connection)
     child = os.fork()
@@ -119,7 +121,11 @@ def _handle(connection: socket.socket) -> NoReturn:
     for stream in streams:
         os.close(stream)
     ended = os.pidfd_open(child)
-    ready, _, _ = select.select([ended, connection], [], [])
+    ready: list[Any] = []
+    while ended not in ready and (not ready or (number := connection.recv(1))):
+        if ready:
+            os.kill(child, number[0])
+        ready, _, _ = select.select([ended, connection], [], [])
     if ended not in ready:
         os.kill(child, signal.SIGKILL)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
