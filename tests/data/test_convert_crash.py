@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import subprocess
 import sys
-import time
 
 import anndata
 import h5py
@@ -33,27 +31,6 @@ def start(*arguments, before="", **options):
 
 def names(folder):
     return sorted(p.name for p in folder.iterdir())
-
-
-def test_a_conversion_killed_at_any_moment_leaves_the_old_store_whole_and_the_next_one_equal(tmp_path, demo_h5ad):
-    dest = tmp_path / "store"
-    whole = ConvertOptions(cells_per_part=30, overwrite=True)
-    first = convert([demo_h5ad], dest, whole, log=lambda _: None).manifest.fingerprint
-    rng, seen_partial = stream(0, "kill"), False
-    for _ in range(4):
-        process = start(demo_h5ad, "--dest", dest, "--cells-per-part", 30, "--overwrite")
-        while not (tmp_path / ".store.partial").exists() and process.poll() is None:
-            time.sleep(0.005)
-        time.sleep(rng.uniform(0, 0.6))
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        seen_partial |= (tmp_path / ".store.partial").exists()
-        assert list(verify_store(dest)) == []
-        assert CellStore.open(dest).fingerprint == first
-    assert seen_partial, "no kill fell into a conversion"
-    convert([demo_h5ad], dest, whole, log=lambda _: None)
-    assert CellStore.open(dest).fingerprint == first
-    assert names(tmp_path) == ["store"]
 
 
 def test_the_same_sources_give_the_same_bytes(tmp_path, demo_h5ad, demo_store):
