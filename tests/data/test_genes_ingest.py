@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shlex
+from importlib import import_module
 from pathlib import Path
 
 import anndata
@@ -18,9 +19,10 @@ from scmf.data.cli import main
 from scmf.data.coverage import REASONS, measure_coverage, missing_genes
 from scmf.data.gene_names import HOWS
 from scmf.data.genes import load_gene_table
+from scmf.data.ingest.budget import MAPPED_BYTES, worker_budget
 from scmf.data.ingest.convert import convert
 from scmf.data.ingest.genes import GeneWishes, find_genes
-from scmf.data.ingest.plan import ConvertOptions
+from scmf.data.ingest.plan import ConvertOptions, Plan
 from scmf.data.ingest.source_genes import ColumnOrigin
 from scmf.data.store import CellStore
 from scmf.data.vocabulary import load_vocabulary
@@ -101,6 +103,29 @@ def test_columns_that_lead_to_one_gene_are_added_up(tmp_path):
     assert source.genes_found == {"exact": 2, "alias": 1, "not-found": 1, "version-stripped": 1}
     assert source.gene_table == f"human {load_gene_table('human').fingerprint}"
     assert any("mapped by the names of human: exact 2, alias 1" in line for line in lines)
+
+
+def test_gene_tables_are_in_memory_while_a_conversion_is_planned_and_not_later(tmp_path, monkeypatch):
+    cells([[1, 2]], ["TP53", "GAPDH"]).write_h5ad(tmp_path / "a.h5ad")
+    held = {}
+    for name in ("source_genes", "worker_budget"):  # before and after the end of planning
+        place = "inspection" if name == "source_genes" else "convert"
+        real = getattr(import_module(f"scmf.data.ingest.{place}"), name)
+
+        def spy(*arguments, real=real, name=name):
+            result = real(*arguments)
+            held[name] = load_gene_table.cache_info().currsize
+            return result
+
+        monkeypatch.setattr(f"scmf.data.ingest.{place}.{name}", spy)
+    to_store(tmp_path / "a.h5ad", tmp_path / "s", genes=GeneWishes(map_names=True))
+    assert held == {"source_genes": 2, "worker_budget": 0}
+
+
+def test_what_mapping_leaves_in_memory_is_taken_from_the_budget():
+    plan = Plan(sources=(), gene_numbers={}, species=None, command="")
+    budgets = [worker_budget(plan, ConvertOptions(genes=GeneWishes(map_names=said))) for said in (False, True)]
+    assert budgets[0] - budgets[1] == MAPPED_BYTES
 
 
 @needs_data

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from scmf.core.errors import VocabularyError
 from scmf.data.artefact import fingerprint_of, read_artefact, write_artefact
-from scmf.data.genes import SHIPPED
+from scmf.data.genes import SHIPPED, load_gene_table
 
 SCHEMA: Final = "scmf-orthologs/1"
 
@@ -92,6 +92,12 @@ class Orthologs:
 def load_orthologs() -> Orthologs:
     """The table of human and mouse that scmf ships. Read once a process."""
     return Orthologs.load(SHIPPED / "human-mouse.parquet")
+
+
+def release_tables() -> None:
+    """Forget the tables of genes and orthologs, about 100 MB: a conversion needs them while it plans, not later."""
+    load_gene_table.cache_clear()
+    load_orthologs.cache_clear()
 
 
 def _fields(columns: Mapping[str, list[Any]], header: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,8 @@ PROGRAM_BYTES: Final = 240 << 20
 """What Python, numba, anndata and zarr take before the first cell."""
 WORKER_BYTES: Final = 80 << 20
 """What one more process takes that it does not share with the others."""
+MAPPED_BYTES: Final = 48 << 20
+"""What is left of the tables of gene names, and of the matches, once names have been mapped; measured 43 MB."""
 LEAST_BUDGET: Final = 32 << 20
 _BYTES_A_VALUE: Final = 4
 """In the store: an index and a count of two bytes."""
@@ -34,6 +36,7 @@ def worker_budget(plan: Plan, options: ConvertOptions) -> int:
     n = options.making.workers
     medians = len(plan.gene_numbers) * BINS * 4 if options.making.medians else 0
     fixed = PROGRAM_BYTES + (n * WORKER_BYTES if n > 1 else 0) + n * medians
+    fixed += MAPPED_BYTES if options.genes.map_names or options.genes.orthologs else 0
     budget = (options.memory - fixed) // n
     if budget < LEAST_BUDGET:
         least = -(-(fixed + n * LEAST_BUDGET) // 10**6)
