@@ -19,7 +19,6 @@ from scmf.data.ingest.convert import convert
 from scmf.data.ingest.plan import ConvertOptions
 from scmf.data.store import CellStore
 from scmf.data.store_writer import StoreWriter
-from scmf.data.verify import verify_store
 
 COMMAND = "import sys; from scmf.data.cli import main; main(sys.argv[1:])"
 
