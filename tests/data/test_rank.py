@@ -169,15 +169,15 @@ def test_wide_counts_are_read_as_they_are_stored(tmp_path, dtype):
 
 
 @pytest.mark.parametrize(
-    ("gene_ids", "reason"),
+    ("gene_ids", "reason", "flag"),
     [
-        pytest.param(("ENSMUSG00000000001",), "another species", id="mouse"),
-        pytest.param(("CD3E", "CD4"), "not Ensembl ids", id="symbols"),
-        pytest.param(("ENSG99999999999",), "other ids", id="unknown"),
+        pytest.param(("ENSMUSG00000000001",), "another species", "--orthologs human", id="mouse"),
+        pytest.param(("CD3E", "CD4"), "not Ensembl ids", "--gene-ids map", id="symbols"),
+        pytest.param(("ENSG99999999999",), "other ids", "--gene-ids map", id="unknown"),
     ],
 )
-def test_a_store_without_one_known_gene_is_refused_with_the_likely_reason(gene_ids, reason):
-    with pytest.raises(VocabularyError, match=reason):
+def test_a_store_without_one_known_gene_is_refused_with_the_likely_reason(gene_ids, reason, flag):
+    with pytest.raises(VocabularyError, match=f"(?s){reason}.*convert the sources again with {flag}"):
         RankTokenizer(load_vocabulary("geneformer-v1"), gene_ids=gene_ids, seq_length=2048)
 
 

@@ -185,14 +185,14 @@ def _no_gene_known(vocabulary: Vocabulary, gene_ids: Sequence[str]) -> Vocabular
     example = gene_ids[0] if len(gene_ids) else "(none)"
     wanted = vocabulary.gene_ids[0]
     if example.startswith("ENS") and not example.startswith("ENSG") and wanted.startswith("ENSG"):
-        reason = "the store is of another species than the vocabulary"
+        reason, flag = "the store is of another species than the vocabulary", "--orthologs human (mouse only)"
     elif not example.startswith("ENS"):
-        reason = "the store's genes are not Ensembl ids"
+        reason, flag = "the store's genes are not Ensembl ids", "--gene-ids map"
     else:
-        reason = "the store and the vocabulary use other ids"
+        reason, flag = "the store and the vocabulary use other ids", "--gene-ids map"
     return VocabularyError(
         f"none of the {len(gene_ids):,} genes has a token: {reason} ({example} against {wanted})",
         where=f"data.tokenizer.vocabulary={vocabulary.name}",
-        fix="convert with Ensembl ids of the vocabulary's species, or compute one from the store itself: "
+        fix=f"convert the sources again with {flag}, or compute a vocabulary from the store itself: "
         "scmf-store vocabulary STORE --out FILE",
     )
