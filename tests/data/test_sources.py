@@ -23,6 +23,7 @@ from scipy.sparse import csc_matrix, csr_matrix
 
 from scmf.core.errors import InputError, StoreError
 from scmf.data.cli import store_command
+from scmf.data.ingest.blocks import iter_blocks
 from scmf.data.ingest.convert import convert
 from scmf.data.ingest.genes import GeneWishes
 from scmf.data.ingest.making import Making
@@ -182,7 +183,7 @@ def write_mtx(cells, folder, name):
 
 def write_loom(cells, folder):
     with h5py.File(folder / "a.loom", "w") as file:
-        file.create_dataset("matrix", data=cells.X.T.toarray(), chunks=(64, 16), compression="gzip")
+        file.create_dataset("matrix", data=cells.X.T.toarray(), chunks=(8, 4), compression="gzip")
         file["row_attrs/Accession"], file["row_attrs/Gene"] = np.array(ids(cells), "S"), np.array(ids(cells), "S")
         file["col_attrs/CellID"] = np.array(cells.obs_names, "S")
         file["col_attrs/spatial"] = cells.obsm["spatial"]
@@ -594,3 +595,45 @@ def test_the_command_reads_a_table_with_two_workers_and_shows_obsm(cells, tmp_pa
     store_command(["convert", str(tmp_path / "b.h5ad"), "--dest", str(tmp_path / "b"), "--obsm", "spatial"])
     store_command(["info", str(tmp_path / "b")])
     assert "obsm         spatial (2)" in capsys.readouterr().out
+
+
+def damage(path, rng):
+    """Cut a file, remove it, overwrite or insert some bytes, or flip bits."""
+    raw, kind = bytearray(path.read_bytes()), rng.integers(5)
+    place = int(rng.integers(max(1, len(raw) - 4)))
+    if kind == 0:
+        raw = raw[:place]
+    elif kind == 1:
+        return path.unlink()
+    elif kind == 2:
+        raw[place : place + 4] = rng.integers(0, 256, 4, dtype=np.uint8).tobytes()
+    elif kind == 3:
+        raw[place:place] = rng.integers(32, 127, 5, dtype=np.uint8).tobytes()
+    else:
+        for bit in rng.integers(0, 8 * max(1, len(raw)), 4):
+            raw[bit // 8] ^= 1 << int(bit % 8)
+    return path.write_bytes(raw)
+
+
+@pytest.mark.parametrize("write", WRITERS, ids=lambda w: w.__name__.removeprefix("write_"))
+def test_a_damaged_source_is_read_or_refused_and_never_a_traceback(write, cells, tmp_path):
+    (tmp_path / "in").mkdir()
+    path = write(cells[:8, :200].copy(), tmp_path / "in")
+    files = sorted(p for p in (path.rglob("*") if path.is_dir() else [path]) if p.is_file())
+    whole = {file: file.read_bytes() for file in files}
+    for seed in range(6):
+        damage(files[seed % len(files)], np.random.default_rng([seed, len(files)]))
+        try:
+            with open_source(path) as source:
+                matrices = source.matrices()
+                element = next(iter(matrices))
+                for block in iter_blocks(matrices[element], budget=1 << 20, scratch=tmp_path / "scratch"):
+                    assert len(block.values) == block.indptr[-1]
+                source.obs_rows(0, 1, element=element)
+                source.var(element).texts("index")
+            said = "a\nsound\nsource"
+        except InputError as error:
+            said = str(error)
+        assert len(said.splitlines()) == 3
+        for file, raw in whole.items():
+            file.write_bytes(raw)

@@ -21,7 +21,7 @@ from scmf.data.ingest.genes import ENSEMBL
 from scmf.data.ingest.source import Matrix, ReadWishes, Source
 from scmf.data.ingest.spool import Shape, Spool, SpoolWriter, Triples
 from scmf.data.ingest.table import ColumnTable, as_text
-from scmf.data.ingest.text_file import open_text, separator_of
+from scmf.data.ingest.text_file import open_text, printable, separator_of
 from scmf.data.ingest.text_kernels import parse_fields
 
 Array = npt.NDArray[Any]
@@ -84,7 +84,10 @@ class DelimitedSource(Source):
             first = file.readline()
             self._separator = separator_of(first)
             rows = [self._split(line) for line, _ in zip(_lines(file), range(_PEEK), strict=False)]
-        header = _fields(first.rstrip(b"\r\n"), self._separator)
+        try:
+            header = _fields(first.rstrip(b"\r\n"), self._separator)
+        except csv.Error as error:
+            raise refuse("D003", f"the header cannot be read: {error}", where=str(self.path)) from error
         if not rows:
             raise refuse("D004", "the table has no row below its header", where=str(self.path))
         width = 1 + rows[0][1].count(self._separator)
@@ -135,7 +138,7 @@ class DelimitedSource(Source):
                 name, rest = self._split(line)
                 fields, n, bad = parse_fields(np.frombuffer(rest, np.uint8), self._separator[0], columns, values)
                 if bad >= 0 or fields != len(self._header):
-                    raise self._no_row(row, as_text(name), rest, (fields, bad))
+                    raise self._no_row(row, printable(name), rest, (fields, bad))
                 block.append((row, columns[:n].copy(), values[:n].copy()))
                 names.append(name)
                 row += 1
@@ -149,7 +152,7 @@ class DelimitedSource(Source):
         fields, bad = found
         where = f"{self.path}: line {row + 2:,} ({name})"
         if bad >= 0:
-            text = rest[bad:].split(self._separator)[0][:40].decode("utf-8", "replace")
+            text = printable(rest[bad:].split(self._separator)[0], 40)
             column = self._header[fields] if fields < len(self._header) else f"number {fields + 1}"
             what = f"{text!r} in column {column} is no number"
             fix = "leave only names and counts in the table; keep other columns (cell types, symbols) apart"

@@ -20,7 +20,7 @@ from scmf.data.ingest.source import Matrix, ReadWishes, Source
 from scmf.data.ingest.spool import Shape, Spool, SpoolWriter, Triples, text_blocks
 from scmf.data.ingest.table import ColumnTable, as_text
 from scmf.data.ingest.tenx_h5 import feature_notes, feature_table, kept_features
-from scmf.data.ingest.text_file import first_bytes, open_text, read_columns
+from scmf.data.ingest.text_file import first_bytes, open_text, printable, read_columns
 
 Array = npt.NDArray[Any]
 Axis = Literal["rows", "columns"]
@@ -217,7 +217,7 @@ def _parse(block: bytes, shape: tuple[int, int]) -> tuple[Triples, str | None]:
     most = len(block) // 5 + 1  # the shortest entry is `1 1 1`
     rows, columns, values = np.empty(most, np.int32), np.empty(most, np.int32), np.empty(most, np.float64)
     n, bad = parse_triples(np.frombuffer(block, np.uint8), rows, columns, values, shape)
-    line = None if bad < 0 else block[bad : bad + 80].split(b"\n")[0].decode("utf-8", "replace")
+    line = None if bad < 0 else printable(block[bad : bad + 80].split(b"\n")[0])
     return Triples(rows[:n], columns[:n], values[:n]), line
 
 

@@ -18,7 +18,7 @@ from scmf.data.ingest.folders import open_folder
 from scmf.data.ingest.h5ad import H5adFile
 from scmf.data.ingest.hdf5 import SIGNATURE, open_hdf5
 from scmf.data.ingest.loom import LoomFile, is_loom
-from scmf.data.ingest.source import ReadWishes, Source, reading
+from scmf.data.ingest.source import ReadWishes, Source, first_line, reading
 from scmf.data.ingest.tenx_h5 import TenxH5, genome_groups
 from scmf.data.ingest.text_file import first_bytes
 
@@ -192,7 +192,7 @@ def _refuse_columns(path: Path, *, parquet: bool) -> None:
     try:
         columns = pq.read_schema(path).names if parquet else []
     except (pa.ArrowInvalid, OSError) as error:
-        raise refuse("D016", f"the parquet file cannot be read: {error}", where=str(path)) from error
+        raise refuse("D016", f"the parquet file cannot be read: {first_line(error)}", where=str(path)) from error
     if {"input_ids", "tokens"} & set(columns):
         what = f"a table of ready tokens (columns {', '.join(columns[:4])}): it holds no counts"
         fix = "convert the counts from which the tokens were made; stores of ready tokens are not made yet"

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from scmf.data.ingest.findings import refuse
-from scmf.data.ingest.source import Matrix, Source, check_sparse
+from scmf.data.ingest.source import Matrix, Source, check_sparse, first_line
 from scmf.data.ingest.spool import FileNode
 from scmf.data.ingest.table import ColumnTable, FrameTable
 
@@ -203,16 +203,21 @@ def _read_tables(path: Path, folder: str) -> tuple[list[pa.Table], list[int]]:
     index = path / folder / "cumulative_sum_index.npy"
     if not files or not index.is_file():
         raise refuse("D063", f"the folder has no {folder}", where=str(path), fix=_AGAIN)
+    where = str(path / folder)
     try:
         ends = [int(n) for n in np.load(index, allow_pickle=False)[1:]]
-        wanted = [f"dataframe_{k:0{len(str(len(ends)))}d}.parquet" for k in range(len(ends))]
-        if [f.name for f in files] != wanted:
-            stale = [f.name for f in files if f.name not in wanted]
-            what = f"{len(files)} tables for {len(ends)} runs of cells; left over or misplaced: {', '.join(stale[:3])}"
-            raise refuse("D063", what, where=str(path / folder), fix=_AGAIN)
+    except Exception as error:  # a damaged header is parsed as Python, whose tokenizer complains in its own way
+        what = f"cumulative_sum_index.npy cannot be read: {first_line(error)}"
+        raise refuse("D016", what, where=where, fix=_AGAIN) from error
+    wanted = [f"dataframe_{k:0{len(str(len(ends)))}d}.parquet" for k in range(len(ends))]
+    if [f.name for f in files] != wanted:
+        stale = [f.name for f in files if f.name not in wanted]
+        what = f"{len(files)} tables for {len(ends)} runs of cells; left over or misplaced: {', '.join(stale[:3])}"
+        raise refuse("D063", what, where=where, fix=_AGAIN)
+    try:
         return [pq.read_table(f) for f in files], ends
-    except (pa.ArrowInvalid, OSError, ValueError) as error:
-        raise refuse("D016", f"{folder} cannot be read: {error}", where=str(path / folder), fix=_AGAIN) from error
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise refuse("D016", f"a table cannot be read: {first_line(error)}", where=where, fix=_AGAIN) from error
 
 
 def _blocks(tables: list[pa.Table], ends: list[int], starts: FileNode) -> list[_Block]:

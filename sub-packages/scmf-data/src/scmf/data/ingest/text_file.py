@@ -51,6 +51,11 @@ def first_bytes(path: Path, n: int = 4096) -> bytes:
         return b""
 
 
+def printable(text: bytes, most: int = 60) -> str:
+    """The beginning of a text from a file for a message: one line, whatever the bytes are."""
+    return "".join(c if c.isprintable() else "?" for c in text[:most].decode("utf-8", "replace"))
+
+
 def separator_of(line: bytes) -> bytes:
     """What separates the fields of a line: a tab, else the more frequent of comma and semicolon."""
     if b"\t" in line:
@@ -67,6 +72,13 @@ def read_columns(path: Path) -> list[npt.NDArray[Any]]:
     Returns:
         A bytes array for each column; short rows are filled with "". Compact: a million barcodes take 18 MB.
     """
+    try:
+        return _read_columns(path)
+    except csv.Error as error:
+        raise refuse("D003", f"the names cannot be read: {error}", where=str(path)) from error
+
+
+def _read_columns(path: Path) -> list[npt.NDArray[Any]]:
     pieces: list[list[npt.NDArray[Any]]] = []
     with open_text(path) as raw:
         delimiter = separator_of(first_bytes(path).split(b"\n", 1)[0]).decode()

@@ -6,14 +6,14 @@ error, since its zeros would silently be counts of the first gene.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
 import zarr
 from zarr.storage import LocalStore, ZipStore
 
-from scmf.core.errors import ScmfError
 from scmf.data.ingest.findings import refuse
 from scmf.data.ingest.h5ad import open_table, ordered_layers, read_matrix
 from scmf.data.ingest.source import ArrayNode, Matrix, Source, first_line
@@ -55,19 +55,33 @@ class ZarrGroup:
         self.name = group.name
 
     def __iter__(self) -> Any:
-        return iter(self._group)
+        with self._naming(self.name):
+            return iter(list(self._group))
 
     def __contains__(self, name: str) -> bool:
-        return name in self._group
+        with self._naming(name):
+            return name in self._group
 
     def __getitem__(self, name: str) -> Any:
-        node = self._group[name]
+        with self._naming(name):
+            node = self._group[name]
         where = f"{self._path}: {node.name.lstrip('/')}"
         return ZarrGroup(node, self._path) if isinstance(node, zarr.Group) else ZarrNode(node, where)
 
     def get(self, name: str) -> Any:
         """The node of that name, None where there is none."""
-        return self[name] if name in self._group else None
+        return self[name] if name in self else None  # noqa: SIM401  # this is what `get` is
+
+    @contextmanager
+    def _naming(self, name: str) -> Iterator[None]:
+        """Name the node whose metadata is damaged: JSON, codecs and types each complain in their own way."""
+        where = f"{self._path}: {self.name.strip('/')}/{name.strip('/')}".replace(": /", ": ")
+        try:
+            yield
+        except KeyError as error:
+            raise refuse("D002", f"there is no {name}", where=where) from error
+        except Exception as error:
+            raise refuse("D016", f"the metadata cannot be read: {first_line(error)}", where=where) from error
 
 
 class AnnDataZarr(Source):
@@ -92,8 +106,8 @@ class AnnDataZarr(Source):
 
     def matrices(self) -> dict[str, Matrix]:
         """Matrices by element: X, raw.X, then the layers, those called counts first."""
-        found: dict[str, Any] = {"X": self._get("X"), "raw.X": self._get("raw/X")}
-        found |= ordered_layers(self._get("layers") or {})
+        found: dict[str, Any] = {"X": self._group.get("X"), "raw.X": self._group.get("raw/X")}
+        found |= ordered_layers(self._group.get("layers") or {})
         matrices = {e: self._matrix(e, node) for e, node in found.items() if node is not None}
         if not matrices:
             raise refuse("D002", "the folder has no X, raw/X or layers", where=str(self.path))
@@ -101,16 +115,16 @@ class AnnDataZarr(Source):
 
     def obs(self) -> NodeTable:
         """Table of the cells."""
-        return open_table(self.path, "obs", self._get("obs"))
+        return open_table(self.path, "obs", self._group.get("obs"))
 
     def var(self, element: str) -> NodeTable:
         """Table of the genes of a matrix; raw.X has its own."""
         name = "raw/var" if element == "raw.X" else "var"
-        return open_table(self.path, name, self._get(name))
+        return open_table(self.path, name, self._group.get(name))
 
     def obsm(self) -> Mapping[str, ArrayNode]:
         """Dense arrays of obsm; tables and sparse ones are left out."""
-        group = self._get("obsm")
+        group = self._group.get("obsm")
         nodes = {} if group is None else {name: group[name] for name in group}
         return {n: node for n, node in nodes.items() if isinstance(node, ZarrNode) and len(node.shape) == 2}
 
@@ -119,15 +133,6 @@ class AnnDataZarr(Source):
         if not self.path.is_dir():
             return (self.path,)
         return tuple(sorted(p for p in self.path.rglob("*") if p.is_file()))
-
-    def _get(self, name: str) -> Any:
-        try:
-            return self._group.get(name)
-        except ScmfError:
-            raise
-        except Exception as error:  # damaged metadata: JSON, codecs and types each complain in their own way
-            what = f"{name} cannot be read: {first_line(error)}"
-            raise refuse("D016", what, where=f"{self.path}: {name}") from error
 
     def _matrix(self, element: str, node: Any) -> Matrix:
         matrix = read_matrix(element, node, self.path)
