@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,7 +15,9 @@ import pytest
 
 from scmf.data.cli import main
 from scmf.data.cli_sources import parse_bytes
+from scmf.data.page import write_page
 from scmf.data.rank import RankTokenizer
+from scmf.data.store import CellStore
 from scmf.data.vocabulary import load_vocabulary
 
 
@@ -48,8 +53,6 @@ def test_info_prints_the_facts_for_people_and_for_programs(run, demo_store):
 
 
 def test_verify_is_zero_for_a_sound_store_and_one_with_a_line_a_fault(run, demo_store, tmp_path):
-    import shutil
-
     assert run("verify", demo_store.path)[:2] == (0, f"{demo_store.path}: sound\n")
     shutil.copytree(demo_store.path, tmp_path / "s")
     (tmp_path / "s" / "part-00001" / "X" / "zarr.json").unlink()
@@ -143,3 +146,82 @@ def test_help_imports_nothing_heavy():
 )
 def test_memory_is_read_in_decimal_and_binary_units(text, size):
     assert parse_bytes(text) == size
+
+
+def test_info_of_a_damaged_store_is_an_error(run, demo_store, tmp_path):
+    shutil.copytree(demo_store.path, tmp_path / "s")
+    (tmp_path / "s" / "part-00001" / "X" / "data" / "c" / "0").unlink()
+    code, out, err = run("info", tmp_path / "s")
+    assert (code, out) == (1, "")
+    assert err.splitlines()[0] == "error: the array's file is missing"
+
+
+def test_info_writes_a_page_that_needs_nothing_else(run, demo_store, tmp_path):
+    code, out, _ = run("info", demo_store.path, "--html", tmp_path / "cells.html")
+    page = (tmp_path / "cells.html").read_text()
+    assert code == 0
+    assert out.endswith(f"{tmp_path}/cells.html: a page with plots\n")
+    ET.fromstring(page.removeprefix("<!doctype html>\n").replace('<meta charset="utf-8">', ""))  # noqa: S314  # our own page
+    assert not re.search(r"<script|https?:|src=|@import|url\(", page)
+    for section in ("Genes per cell", "Library size", "Genes with the most counts", "Cells by cell_line", "Findings"):
+        assert f"<h2>{section}" in page
+    lines = demo_store.obs_groups("cell_line")
+    for code_of, name in enumerate(lines.names):
+        cells = int((lines.codes == code_of).sum())
+        assert f"{name}: {cells:,} ({cells / 210:.1%})" in page
+    sums = np.bincount(
+        np.concatenate([p.indices for p in demo_store.parts]), np.concatenate([p.data for p in demo_store.parts])
+    )
+    top = demo_store.gene_ids[int(sums.argmax())]
+    assert page.index(top) == min(page.index(g) for g in demo_store.gene_ids if g in page)
+    lengths = np.concatenate([np.diff(p.indptr) for p in demo_store.parts])
+    assert f"mean {lengths.mean():,.0f}, {lengths.min():,} to {lengths.max():,}" in page
+    assert run("info", demo_store.path, "--html", tmp_path / "no" / "cells.html")[0] == 1
+
+
+def test_a_page_of_a_store_without_histograms_is_drawn_from_its_cells(demo_store, tmp_path):
+    bare = demo_store.manifest.replace(length_histogram=None, library_histogram=None)
+    write_page(CellStore(demo_store.path, bare, demo_store.parts), tmp_path / "bare.html")
+    write_page(demo_store, tmp_path / "full.html")
+    assert (tmp_path / "bare.html").read_text() == (tmp_path / "full.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("path", "what", "fix"),
+    [
+        pytest.param(
+            "{store}/part-00000", "this folder is inside the store {store}", "name the store: {store}", id="part"
+        ),
+        pytest.param("{tmp}/a file.h5ad", "this is a file", "scmf-store convert '{tmp}/a file.h5ad' --dest", id="file"),
+        pytest.param("{tmp}/all", "this folder is not a cell store", "name one of the stores in it: mine", id="parent"),
+        pytest.param("{tmp}/thesis", "this folder is not a cell store", "check the path", id="foreign"),
+        pytest.param("{tmp}/none", "there is no such store", "check the path", id="missing"),
+    ],
+)
+def test_a_path_that_is_no_store_is_answered_with_the_one_that_was_meant(run, demo_store, tmp_path, path, what, fix):
+    (tmp_path / "a file.h5ad").write_text("")
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "all" / "mine").mkdir(parents=True)
+    (tmp_path / "all" / "mine" / "manifest.json").write_text("")
+    names = {"store": demo_store.path, "tmp": tmp_path}
+    for command in ("info", "verify"):
+        lines = run(command, path.format(**names))[2].splitlines()
+        assert lines[0].startswith("error: " + what.format(**names))
+        assert fix.format(**names) in lines[2]
+
+
+@pytest.mark.parametrize(
+    ("out", "what", "fix"),
+    [
+        pytest.param(
+            "x.csv", "tokens are written as parquet, and the name has .csv", "--out {tmp}/x.parquet", id="csv"
+        ),
+        pytest.param("no/x.parquet", "there is no such folder", "mkdir -p {tmp}/no", id="no folder"),
+        pytest.param("d.parquet", "the output is a folder", "name a file", id="folder"),
+    ],
+)
+def test_tokens_says_what_is_wrong_with_the_file_to_make(run, demo_store, tmp_path, out, what, fix):
+    (tmp_path / "d.parquet").mkdir()
+    lines = run("tokens", demo_store.path, "--vocabulary", "geneformer-v2", "--out", tmp_path / out)[2].splitlines()
+    assert lines[0] == f"error: {what}"
+    assert fix.format(tmp=tmp_path) in lines[2]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Final, Literal
 
 import xxhash
@@ -218,11 +219,27 @@ def read_manifest(store: Path) -> Manifest:
     """Read the manifest of the store in this folder; StoreError when there is none."""
     path = store / MANIFEST
     if not path.is_file():
-        what = "this folder is not a cell store: it has no manifest" if store.is_dir() else "there is no such store"
-        raise StoreError(
-            what, where=str(path), fix=f"check the path, or make it: scmf-store convert SRC.h5ad --dest {store}"
-        )
+        raise _no_store(store)
     return parse_manifest(path.read_bytes(), where=path)
+
+
+def _no_store(path: Path) -> StoreError:
+    """Why a path is no store, and the way to the one that was meant."""
+    if not path.exists():
+        return StoreError("there is no such store", where=str(path / MANIFEST), fix="check the path for a typing error")
+    if not path.is_dir():
+        fix = f"name the folder of a store; to make one of this file: scmf-store convert {quote(str(path))} --dest DIR"
+        return StoreError("this is a file; a store is a folder", where=str(path), fix=fix)
+    whole = next((p for p in path.absolute().parents if (p / MANIFEST).is_file()), None)
+    if whole is not None:
+        what, fix = f"this folder is inside the store {whole}", f"name the store: {quote(str(whole))}"
+        return StoreError(what, where=str(path), fix=fix)
+    inside = sorted(p.parent.name for p in path.glob(f"*/{MANIFEST}"))
+    if inside:
+        fix = f"name one of the stores in it: {', '.join(inside[:3])}"
+    else:
+        fix = "check the path; scmf-store convert makes a store of h5ad files and others, in a folder of its own"
+    return StoreError("this folder is not a cell store: it has no manifest", where=str(path / MANIFEST), fix=fix)
 
 
 def _check_version(document: bytes, *, where: Path) -> None:

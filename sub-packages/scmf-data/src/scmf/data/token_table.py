@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from shlex import quote
 from typing import Final
 
 import numpy as np
@@ -37,8 +38,7 @@ def write_tokens(store: CellStore, tokenizer: RankTokenizer, out: Path, *, on_ce
     Raises:
         StoreError: the file exists.
     """
-    if out.exists():
-        raise StoreError("the output file exists", where=str(out), fix="remove it, or name another --out")
+    check_output(out)
     vocabulary = tokenizer.vocabulary
     facts = {
         "scmf.store": store.fingerprint,
@@ -59,6 +59,23 @@ def write_tokens(store: CellStore, tokenizer: RankTokenizer, out: Path, *, on_ce
     finally:
         aside.unlink(missing_ok=True)
     return tokens
+
+
+def check_output(out: Path) -> None:
+    """Refuse a file that cannot be made, or that would not be what its name says."""
+    if out.suffix != ".parquet":
+        suffix = out.suffix or "no suffix"
+        raise StoreError(
+            f"tokens are written as parquet, and the name has {suffix}",
+            where=str(out),
+            fix=f"name it --out {quote(str(out.with_suffix('.parquet')))}",
+        )
+    if out.is_dir():
+        raise StoreError("the output is a folder", where=str(out), fix="name a file that does not exist")
+    if out.exists():
+        raise StoreError("the output file exists", where=str(out), fix="name another --out")
+    if not out.parent.is_dir():
+        raise StoreError("there is no such folder", where=str(out.parent), fix=f"mkdir -p {quote(str(out.parent))}")
 
 
 def _row_group(store: CellStore, tokenizer: RankTokenizer, ids: np.ndarray[tuple[int], np.dtype[np.int64]]) -> pa.Table:

@@ -12,7 +12,7 @@ from scmf.data.ingest.jobs import PartJob
 from scmf.data.ingest.plan import ConvertOptions, Plan
 from scmf.data.medians import BINS
 
-PROGRAM_BYTES: Final = 240 << 20
+PROGRAM_BYTES: Final = 352 << 20
 """What Python, numba, anndata and zarr take before the first cell."""
 WORKER_BYTES: Final = 80 << 20
 """What one more process takes that it does not share with the others."""
