@@ -320,6 +320,7 @@ def test_antibodies_of_a_10x_file_are_dropped_and_told(cells, tmp_path):
     assert any("5 Antibody Captur are no genes and dropped" in line for line in lines)
     assert not set(store.gene_ids) & set(ids(cells)[:5])
     assert store.manifest.sources[0].other_features == 5
+    assert "of all molecules (with those of features that are no genes)" in lines[-1]
 
 
 def test_the_genome_before_the_ids_of_a_10x_file_is_taken_off(cells, tmp_path):

@@ -71,7 +71,8 @@ def describe(
 def summary(source: SourcePlan, tally: Tally) -> str:
     """What happened to a source, for people."""
     share = tally.kept / max(1, tally.kept + tally.dropped)
-    notes = [f"{tally.values:,} counts kept, {share:.2%} of all molecules"]
+    others = " (with those of features that are no genes)" if source.genes.other_features else ""
+    notes = [f"{tally.values:,} counts kept, {share:.2%} of all molecules{others}"]
     if tally.empty_cells:
         notes.append(f"{tally.empty_cells:,} cells without a count")
     if tally.rounded:
