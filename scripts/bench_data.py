@@ -2,6 +2,7 @@
 
     python scripts/bench_data.py convert --cells 20000
     python scripts/bench_data.py load --cells 20000
+    python scripts/bench_data.py peers --quick
     python scripts/bench_data.py convert --cells 200000 --genes 36000 --work-dir /big/disk
 
 Rates are cells per CPU-second (user and system time of the process that does the work), which a busy machine
@@ -144,6 +145,13 @@ def bench_load(options: argparse.Namespace, work: Path) -> None:
     measure_load(work / "store", work)
 
 
+def bench_peers(options: argparse.Namespace, work: Path) -> None:
+    """Scmf beside other ways to read cells, each in an environment of its own, and print a table."""
+    from bench_peers import bench_peers as run
+
+    run(options, work)
+
+
 def _as_layout(source: Path, path: Path, layout: str) -> Path:
     """The same cells in another layout, made in memory."""
     import anndata
@@ -187,6 +195,7 @@ atexit.register(report)
 BENCHMARKS: Final[dict[str, Callable[[argparse.Namespace, Path], None]]] = {
     "convert": bench_convert,
     "load": bench_load,
+    "peers": bench_peers,
 }
 """Name: function of the options and an empty folder."""
 
@@ -205,6 +214,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="dense takes 4 bytes x cells x genes of disk",
     )
     parser.add_argument("--work-dir", type=Path, help="disk to use (default: the system's temporary folder)")
+    parser.add_argument("--quick", action="store_true", help="peers: 4,000 cells and two seconds a number")
+    parser.add_argument("--json", type=Path, help="peers: file for the numbers")
+    parser.add_argument("--environments", type=Path, help="peers: keep their environments in this folder")
     options = parser.parse_args(argv)
     for name in BENCHMARKS if options.benchmark == "all" else [options.benchmark]:
         with tempfile.TemporaryDirectory(dir=options.work_dir) as work:

@@ -12,17 +12,21 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from bench_peer import forget
 
 from scmf.core.batch import StepBatch
 from scmf.data.config import CellsConfig
+from scmf.data.lookahead import LookAhead
 from scmf.data.masks import Corruption
 from scmf.data.medians import write_vocabulary
 from scmf.data.rank import RankTokenizer
+from scmf.data.readahead import ask_for_cells, expect_random_access
 from scmf.data.store import CellStore
 from scmf.data.stream import CellStream
 from scmf.data.vocabulary import load_vocabulary
 
 _SEQ_LENGTH: Final = 2048
+_BATCH: Final = 64
 _LAYOUTS: Final[dict[str, dict[str, Any]]] = {
     "packed, 64 cells a step": {"global_batch_size": 64, "microbatch_tokens": 16_384},
     "packed, 512 cells a step": {"global_batch_size": 512, "microbatch_tokens": 16_384},
@@ -53,6 +57,76 @@ def measure_load(store_path: Path, work: Path) -> None:
         size = stream.config.global_batch_size
         rate = size * _rate(_stepper(stream, size), max(4, 12_800 // size))
         _line(name, rate, fill=_fill(stream.step(0)))
+
+
+def measure_own(store_path: Path, work: Path, *, seconds: float) -> dict[str, float]:
+    """What bench_peers.py compares, in cells a CPU-second; `cold` by the clock; `two_workers` against one.
+
+    Args:
+        store_path: folder of the store.
+        work: folder; gets the vocabulary, and `medians.npy` by gene number for the peers' tokens.
+        seconds: given to each number.
+    """
+    cold = _cold(store_path, seconds)  # first: pages that are mapped cannot be dropped
+    store = CellStore.open(store_path)
+    vocabulary = work / "vocabulary.parquet"
+    write_vocabulary(store_path, vocabulary)
+    _save_medians(store, vocabulary, work / "medians.npy")
+    cells = np.random.default_rng(0).integers(0, len(store), (200_000, _BATCH))
+    stream = _stream(store_path, vocabulary, _LAYOUTS["padded, 64 cells to the longest"])
+    stream.step(0)  # compiles
+    store.fetch(np.arange(len(store)))
+    return {
+        "cold": cold,
+        "random": _BATCH * _timed(lambda i: store.fetch(cells[i]), seconds),
+        "masked": _BATCH * _timed(_stepper(stream, _BATCH), seconds),
+        "two_workers": _fed(stream, workers=2, seconds=seconds) / _fed(stream, workers=1, seconds=seconds),
+    }
+
+
+def _save_medians(store: CellStore, vocabulary: Path, path: Path) -> None:
+    loaded = load_vocabulary(str(vocabulary))
+    medians = dict(zip(loaded.gene_ids, loaded.medians.tolist(), strict=True))
+    np.save(path, np.array([medians.get(gene, 0.0) for gene in store.gene_ids]))
+
+
+def _cold(store_path: Path, seconds: float) -> float:
+    """Random cells a second by the clock, each once, with files dropped from memory and eight batches asked for."""
+    forget([p for p in store_path.rglob("*") if p.is_file()])
+    store = CellStore.open(store_path)
+    expect_random_access(store)
+    once = np.random.default_rng(1).permutation(len(store))[: len(store) // _BATCH * _BATCH].reshape(-1, _BATCH)
+    store.fetch(once[0])  # loads the compiled code
+    n, begin = 1, time.monotonic()
+    for ids in once[1:9]:
+        ask_for_cells(store, ids)
+    while n < len(once) and time.monotonic() - begin < seconds:
+        if n + 8 < len(once):
+            ask_for_cells(store, once[n + 8])
+        store.fetch(once[n])
+        n += 1
+    return (n - 1) * _BATCH / (time.monotonic() - begin)
+
+
+def _timed(call: Callable[[int], object], seconds: float) -> float:
+    """Calls a CPU-second of this thread."""
+    n, begin, end = 0, time.thread_time(), time.monotonic() + seconds
+    while time.monotonic() < end:
+        call(n)
+        n += 1
+    return n / (time.thread_time() - begin)
+
+
+def _fed(stream: CellStream, *, workers: int, seconds: float) -> float:
+    """Cells a second by the clock that the look-ahead hands out."""
+    size = stream.config.global_batch_size
+    with LookAhead(stream, start=0, global_batch_size=size, workers=workers, depth=8) as batches:
+        next(batches)
+        n, begin = 0, time.monotonic()
+        while time.monotonic() - begin < seconds:
+            next(batches)
+            n += 1
+        return n * size / (time.monotonic() - begin)
 
 
 def _stepper(stream: CellStream, size: int) -> Callable[[int], object]:

@@ -28,7 +28,7 @@ from support.pages import (
 
 PAGES = [pytest.param(page, id=name(page)) for page in pages()]
 TEXTS = [pytest.param(page, id=name(page)) for page in texts()]
-STORE_COMMANDS = ("check", "convert", "coverage", "info", "verify", "bench", "tokens", "vocabulary")
+STORE_COMMANDS = ("check", "convert", "coverage", "info", "verify", "bench", "tokens", "vocabulary", "ledger", "seen")
 INVENTED = {"trainer.optimzer.lr", "trainer.optimzer", "data.guides"}
 """Keys that config.md shows on purpose: a misspelt one, and one of the reader's own class."""
 

@@ -1,0 +1,293 @@
+"""One peer, measured in its own environment. In: its name, an h5ad file, a folder. Out: one JSON object.
+
+Run by bench_peers.py with the Python of the peer's environment; imports nothing of scmf. Every peer does what its
+documentation shows, in one process: random batches of 64 cells as it hands them out, and the same cells as masked
+rank tokens, for which all peers share the NumPy code below. CPU time is the process's, all threads together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import resource
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from typing_extensions import override
+
+Array = npt.NDArray[Any]
+Rows = tuple[Array, Array, Array]
+"""Cells laid end to end: indptr, gene numbers, counts."""
+BATCH: Final = 64
+SEQ_LENGTH: Final = 2048
+_MASK, _FIRST_GENE = 1, 2
+
+
+class Peer:
+    """A way to read random cells of an h5ad file.
+
+    Args:
+        source: the file.
+        work: folder for what the peer makes of it.
+    """
+
+    def __init__(self, source: Path, work: Path) -> None:
+        self.source = source
+        self.work = work
+
+    def convert(self) -> bool:
+        """Make the peer's own format; False where it reads h5ad as it is."""
+        return False
+
+    def batches(self, cells: Array) -> Iterator[Any]:
+        """Batches as the peer hands them out.
+
+        Args:
+            cells: (batches, BATCH) ids; a peer that draws by itself takes the number only.
+        """
+        raise NotImplementedError
+
+    def rows(self, batch: Any) -> Rows:
+        """A batch as CSR arrays."""
+        return _csr(batch)
+
+    def files(self) -> list[Path]:
+        """What to drop from memory before a cold measurement."""
+        return [self.source]
+
+
+class Backed(Peer):
+    """anndata, backed: `adata.X[ids]`."""
+
+    @override
+    def batches(self, cells: Array) -> Iterator[Any]:
+        import anndata
+
+        matrix = anndata.read_h5ad(self.source, backed="r").X
+        for ids in cells:
+            yield matrix[np.sort(ids)]
+
+
+class AnnLoaderPeer(Peer):
+    """anndata.experimental.AnnLoader over a backed file, shuffled."""
+
+    @override
+    def batches(self, cells: Array) -> Iterator[Any]:
+        import anndata
+        from anndata.experimental import AnnLoader
+
+        loader = AnnLoader(anndata.read_h5ad(self.source, backed="r"), batch_size=BATCH, shuffle=True)
+        for _, batch in zip(range(len(cells)), loader, strict=False):
+            yield batch.X
+
+    @override
+    def rows(self, batch: Any) -> Rows:
+        dense = batch.to_dense().numpy() if hasattr(batch, "to_dense") else np.asarray(batch)
+        from scipy.sparse import csr_matrix
+
+        return _csr(csr_matrix(dense))
+
+
+class ScDatasetPeer(Peer):
+    """scDataset over the backed matrix: blocks of one cell (truly random), 16 batches fetched at once."""
+
+    @override
+    def batches(self, cells: Array) -> Iterator[Any]:
+        import anndata
+        from scdataset import BlockShuffling, scDataset
+
+        backed = anndata.read_h5ad(self.source, backed="r")
+        how = {"batch_size": BATCH, "fetch_factor": 16, "fetch_transform": lambda part: part.to_memory().X}
+        dataset = scDataset(backed, BlockShuffling(block_size=1), **how)
+        for _, batch in zip(range(len(cells)), dataset, strict=False):
+            yield batch
+
+
+class Scdl(Peer):
+    """BioNeMo SCDL: its memory map, its DataLoader with its collate function."""
+
+    @override
+    def convert(self) -> bool:
+        from bionemo.scdl.io.single_cell_memmap_dataset import SingleCellMemMapDataset
+
+        SingleCellMemMapDataset(str(self.work / "scdl"), h5ad_path=str(self.source), use_X_not_raw=True)
+        return True
+
+    @override
+    def batches(self, cells: Array) -> Iterator[Any]:
+        from bionemo.scdl.io.single_cell_memmap_dataset import SingleCellMemMapDataset
+        from bionemo.scdl.util.torch_dataloader_utils import collate_sparse_matrix_batch
+        from torch.utils.data import DataLoader
+
+        dataset = SingleCellMemMapDataset(str(self.work / "scdl"))
+        yield from DataLoader(dataset, batch_sampler=cells.tolist(), collate_fn=collate_sparse_matrix_batch)
+
+    @override
+    def rows(self, batch: Any) -> Rows:
+        return batch.crow_indices().numpy(), batch.col_indices().numpy(), batch.values().numpy()
+
+    @override
+    def files(self) -> list[Path]:
+        return [p for p in (self.work / "scdl").rglob("*") if p.is_file()]
+
+
+def cells_of(source: str) -> Iterator[dict[str, Array]]:
+    """Cells of an h5ad file, one by one, as Hugging Face's generators want them."""
+    import anndata
+
+    backed = anndata.read_h5ad(source, backed="r")
+    for start in range(0, backed.n_obs, 4096):
+        block = backed.X[start : start + 4096]
+        for a, b in itertools.pairwise(block.indptr):
+            yield {"genes": block.indices[a:b].astype(np.int32), "counts": block.data[a:b]}
+
+
+class HfDatasets(Peer):
+    """Hugging Face datasets: a memory-mapped arrow table with two lists a cell."""
+
+    @override
+    def convert(self) -> bool:
+        from datasets import Dataset
+
+        cache = str(self.work / "cache")
+        made = Dataset.from_generator(cells_of, cache_dir=cache, gen_kwargs={"source": str(self.source)})
+        made.save_to_disk(str(self.work / "arrow"))
+        return True
+
+    @override
+    def batches(self, cells: Array) -> Iterator[Any]:
+        from datasets import load_from_disk
+
+        dataset = load_from_disk(str(self.work / "arrow")).with_format("numpy")
+        for ids in cells:
+            yield dataset[ids.tolist()]
+
+    @override
+    def rows(self, batch: Any) -> Rows:
+        lengths = [len(genes) for genes in batch["genes"]]
+        return np.cumsum([0, *lengths]), np.concatenate(batch["genes"]), np.concatenate(batch["counts"])
+
+    @override
+    def files(self) -> list[Path]:
+        return [p for p in (self.work / "arrow").rglob("*") if p.is_file()]
+
+
+PEERS: Final[dict[str, type[Peer]]] = {
+    "backed h5ad": Backed,
+    "AnnLoader": AnnLoaderPeer,
+    "scDataset": ScDatasetPeer,
+    "BioNeMo SCDL": Scdl,
+    "HF datasets": HfDatasets,
+}
+
+
+def _csr(matrix: Any) -> Rows:
+    return matrix.indptr, matrix.indices, matrix.data
+
+
+def masked_batch(rows: Rows, medians: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Rank tokens of a batch, padded to its longest and masked as BERT does.
+
+    Args:
+        rows: CSR cells.
+        medians: (n_genes,) median of each gene's scaled counts; 0 for a gene without a token.
+        rng: for the masks.
+
+    Returns:
+        input_ids and labels, (cells, W) int64.
+    """
+    indptr, genes, counts = rows
+    lengths = np.diff(indptr)
+    cell = np.repeat(np.arange(len(lengths)), lengths)
+    sums = np.bincount(cell, weights=counts, minlength=len(lengths))
+    known = medians[genes] > 0
+    cell, genes = cell[known], genes[known]
+    value = counts[known] / sums[cell] / medians[genes]
+    order = np.lexsort((genes, -value, cell))
+    cell, genes = cell[order], genes[order]
+    first = np.searchsorted(cell, np.arange(len(lengths)))
+    place = np.arange(len(cell)) - first[cell]
+    kept = place < SEQ_LENGTH
+    cell, genes, place = cell[kept], genes[kept], place[kept]
+    width = int(place.max(initial=0)) + 1
+    ids = np.zeros((len(lengths), width), np.int64)
+    ids[cell, place] = genes + _FIRST_GENE
+    labels = np.full(ids.shape, -100, np.int64)
+    chosen = (rng.random(ids.shape) < 0.15) & (ids > 0)
+    labels[chosen] = ids[chosen]
+    draw = rng.random(ids.shape)
+    ids[chosen & (draw < 0.8)] = _MASK
+    other = chosen & (draw >= 0.8) & (draw < 0.9)
+    ids[other] = rng.integers(_FIRST_GENE, len(medians) + _FIRST_GENE, int(other.sum()))
+    return ids, labels
+
+
+def measure(peer: Peer, n_cells: int, *, seconds: float, medians: Array) -> dict[str, float]:
+    """Everything that is measured of one peer, in cells a CPU-second; `cold` in cells a second by the clock."""
+    found: dict[str, float] = {}
+    begin, clock = time.process_time(), time.monotonic()
+    if peer.convert():
+        found["convert"] = n_cells / (time.process_time() - begin)
+        found["convert_wall"] = n_cells / (time.monotonic() - clock)
+        found["convert_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    rng = np.random.default_rng(0)
+    cells = rng.integers(0, n_cells, (200_000, BATCH))
+    once = rng.permutation(n_cells)[: n_cells // BATCH * BATCH].reshape(-1, BATCH)
+    forget(peer.files())
+    found["cold"] = _rate(peer.batches(once), lambda batch: batch, seconds, clock=time.monotonic)
+    for _ in zip(once, peer.batches(once), strict=False):
+        pass  # everything is in memory now
+    found["random"] = _rate(peer.batches(cells), lambda batch: batch, seconds)
+    found["masked"] = _rate(peer.batches(cells), lambda b: masked_batch(peer.rows(b), medians, rng), seconds)
+    return found
+
+
+def _rate(
+    batches: Iterator[Any], use: Callable[[Any], Any], seconds: float, *, clock: Callable[[], float] = time.process_time
+) -> float:
+    """Cells per unit of the clock, after one batch to warm up."""
+    use(next(batches))
+    n, begin, end = 0, clock(), time.monotonic() + seconds
+    for batch in batches:
+        use(batch)
+        n += BATCH
+        if time.monotonic() > end:
+            break
+    return n / max(clock() - begin, 1e-9)
+
+
+def forget(files: list[Path]) -> None:
+    """Ask the system to drop files from memory."""
+    for path in files:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def main() -> int:
+    """Measure one peer and print what was found."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("peer", choices=PEERS)
+    parser.add_argument("source", type=Path)
+    parser.add_argument("medians", type=Path, help="npy file, one number a gene")
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--cells", type=int, required=True)
+    parser.add_argument("--seconds", type=float, default=5)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    peer = PEERS[options.peer](options.source, options.work)
+    found = measure(peer, options.cells, seconds=options.seconds, medians=np.load(options.medians))
+    print(json.dumps(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
