@@ -11,12 +11,12 @@ import torch
 from scmf.core.errors import MachineError
 from scmf.model.config import EncoderConfig
 from scmf.model.device import has_gpu
-from scmf.model.encoder import Encoder
+from scmf.model.encoder import Encoder, build_encoder
 from scmf.model.initial import draw_weights, global_names
 from scmf.model.megatron import IdentityOp
 from scmf.model.pack import Pack
 from scmf.model.spec import choose_kernels, layer_spec, local_parts, te_parts_of, transformer_engine_parts
-from scmf.model.transformer_config import transformer_config
+from scmf.model.transformer_config import Fp8, transformer_config
 from support import fake_te
 from support.alone import alone
 from support.tiny import VOCABULARY, drawn_step
@@ -103,3 +103,63 @@ def test_without_a_gpu_the_local_parts_are_chosen_and_transformer_engine_is_refu
     with pytest.raises(MachineError, match="needs a CUDA device") as refused:
         transformer_engine_parts()
     assert "pip install" in refused.value.fix
+
+
+@pytest.mark.parametrize(
+    ("ours", "megatron"),
+    [
+        pytest.param(Fp8("current"), ("hybrid", "tensorwise"), id="current"),
+        pytest.param(Fp8("delayed"), ("hybrid", "delayed"), id="delayed"),
+        pytest.param(Fp8("block"), ("e4m3", "blockwise"), id="block"),
+        pytest.param(Fp8("mxfp8"), ("e4m3", "mxfp8"), id="mxfp8"),
+    ],
+)
+def test_fp8_reaches_megatron_by_its_names_with_bf16_around_it(ours, megatron):
+    config = transformer_config(SIZES, layout=alone().model, precision=ours, on_gpu=False)
+    assert (config.fp8, config.fp8_recipe) == megatron
+    assert (config.bf16, config.params_dtype, config.first_last_layers_bf16) == (True, torch.bfloat16, False)
+
+
+def test_first_and_last_layers_stay_in_bf16_where_that_is_asked_for():
+    from megatron.core.fp8_utils import is_first_last_bf16_layer  # late: scmf.model.megatron silences its warnings
+
+    fp8 = Fp8("current", first_bf16=0, last_bf16=1)
+    config = transformer_config(SIZES, layout=alone().model, precision=fp8, on_gpu=False)
+    assert [is_first_last_bf16_layer(config, layer) for layer in range(SIZES.layers)] == [False, True]
+
+
+def test_an_fp8_model_of_transformer_engines_parts_runs_with_stand_ins():
+    layout = alone()
+    megatron = transformer_config(SIZES, layout=layout.model, precision=Fp8("current"), on_gpu=False)
+    parts = te_parts_of(fake_te)
+    encoder = Encoder(SIZES, megatron=megatron, vocabulary=VOCABULARY, groups=layout.groups, parts=parts)
+    draw_weights(encoder, SIZES, seed=1)
+    (pack, *_) = drawn_step(0, replica=0, replicas=1).microbatches
+    losses = encoder.bfloat16()(Pack.of(pack, torch.device("cpu")))
+    assert losses.dtype == torch.float32
+    assert torch.isfinite(losses).all()
+
+
+def kept_bytes(encoder):
+    """Memory of what the backward pass needs, weights not counted."""
+    weights = {p.untyped_storage().data_ptr() for p in encoder.parameters()}
+    kept = {}
+
+    def pack_hook(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    (pack, *_) = drawn_step(0, replica=0, replicas=1).microbatches
+    with torch.autograd.graph.saved_tensors_hooks(pack_hook, lambda tensor: tensor):
+        encoder.hidden_states(Pack.of(pack, torch.device("cpu"))).sum().backward()
+    return sum(kept.values())
+
+
+def test_recomputation_keeps_less_for_the_backward_pass():
+    sizes = {r: replace(alone().model, recompute=r) for r in ("none", "selective", "full")}
+    shape = {"vocabulary": VOCABULARY, "groups": alone().groups, "precision": "fp32", "seed": 1}
+    kept = {r: kept_bytes(build_encoder(SIZES.replace(layers=4), layout=size, **shape)) for r, size in sizes.items()}
+    assert kept["selective"] < 0.9 * kept["none"]
+    assert kept["full"] < 0.6 * kept["none"]
