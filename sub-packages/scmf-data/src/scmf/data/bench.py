@@ -142,5 +142,5 @@ def _resident_pages(handle: int) -> tuple[int, int]:
         flags = (ctypes.c_ubyte * pages)()
         start = ctypes.addressof(ctypes.c_char.from_buffer(mapping))
         status = ctypes.CDLL(None).mincore(ctypes.c_void_p(start), ctypes.c_size_t(size), flags)
-        in_memory = int((np.frombuffer(flags, np.uint8) & 1).sum())
+        in_memory = int((np.ctypeslib.as_array(flags) & 1).sum())
         return (in_memory, pages) if status == 0 else (pages, pages)

@@ -228,8 +228,9 @@ def _by_hash(n_cells: int, *, shares: tuple[float, float], key: int) -> Splits:
 
 def _by_group(codes: IntArray, names: tuple[str, ...], *, shares: tuple[float, float], by: str, seed: int) -> Splits:
     # Cells without a label may be of any group: together they are one group more.
-    codes = np.where(codes < 0, len(names), codes)
-    sizes = np.bincount(codes, minlength=len(names) + 1)
+    if (codes < 0).any():
+        codes = np.where(codes < 0, np.int32(len(names)), codes)
+    sizes = _count(codes, len(names) + 1)
     names = (*names, "(missing)")
     present = np.flatnonzero(sizes)
     wanted = 1 + sum(share > 0 for share in shares)
@@ -253,9 +254,17 @@ def _by_group(codes: IntArray, names: tuple[str, ...], *, shares: tuple[float, f
         picked = _nearest_sum(sizes[free], target=share * len(codes), at_most=spare) if share > 0 else []
         chosen.append(free[picked])
         free = np.delete(free, picked)
-    sets = [RunSet.of(np.isin(codes, groups)) for groups in (free, *chosen)]
+    sets = [RunSet.of(np.isin(np.arange(len(names)), groups)[codes]) for groups in (free, *chosen)]
     held_out = tuple(tuple(sorted(names[g] for g in groups)) for groups in chosen)
     return Splits(train=sets[0], validation=sets[1], test=sets[2], held_out=(held_out[0], held_out[1]), asked=shares)
+
+
+def _count(codes: IntArray, n: int) -> LongArray:
+    """Cells of each group, (n,) int64; a million at a time, because numpy counts in copies of 8 bytes a cell."""
+    counts = np.zeros(n, np.int64)
+    for start in range(0, len(codes), 1 << 20):
+        counts += np.bincount(codes[start : start + (1 << 20)], minlength=n)
+    return counts
 
 
 def _nearest_sum(sizes: LongArray, *, target: float, at_most: int) -> list[int]:

@@ -139,7 +139,7 @@ def write_selections(
 
 def check_editable(store: CellStore) -> None:
     """Refuse a rank-ordered store: its values would lose their order."""
-    if store.manifest.rank_order is not None:
+    if any(part.record.rank_order is not None for part in store.parts):
         raise StoreError(
             "a rank-ordered store cannot be changed",
             where=str(store.path),
@@ -160,6 +160,8 @@ def scan_part(part: Part, keys: KeyArray) -> Any:
         totals, hashes = np.empty(len(rows), np.int64), np.empty(len(rows), np.uint64)
         sum_rows(lengths, values, keys, (totals, hashes))
         yield lengths, totals, hashes
+        for name in ("data", "indices"):
+            part.let_go(name)
 
 
 def _var(selections: Sequence[Selection], gene_ids: tuple[str, ...]) -> pd.DataFrame:
