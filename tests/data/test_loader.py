@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
-import pickle
 import subprocess
 import sys
 
@@ -187,19 +187,44 @@ def test_the_dataset_gives_the_same_batches_without_workers(config, first_pass):
     assert all(map(same, itertools.islice(batches, len(first_pass)), first_pass))
 
 
-@OLD_CALL
-def test_worker_processes_give_the_same_batches_and_a_stateful_loader_goes_on_where_it_was(config, first_pass):
-    """One start of workers serves three promises: the order, the state, and the refusal of other workers."""
-    how = {"batch_size": None, "multiprocessing_context": "forkserver"}
-    loader = StatefulDataLoader(CellIterableDataset(config), num_workers=2, **how)
-    batches = iter(loader)
-    assert all(same(next(batches), first_pass[k]) for k in range(5))
-    state = pickle.loads(pickle.dumps(loader.state_dict()))
-    del batches
-    again = StatefulDataLoader(CellIterableDataset(config), num_workers=2, **how)
-    again.load_state_dict(state)
-    batches = iter(again)
-    assert all(same(next(batches), first_pass[k]) for k in range(5, 12))
+WORKERS = """
+import hashlib, itertools, json, pickle
+from torchdata.stateful_dataloader import StatefulDataLoader
+from scmf.data.loader import CellIterableDataset, LoaderConfig
+
+def digest(batch):
+    state = hashlib.sha256()
+    for name in sorted(batch):
+        state.update(name.encode() + batch[name].numpy().tobytes())
+    return state.hexdigest()
+
+config = LoaderConfig.model_validate({config!r})
+loader = StatefulDataLoader(CellIterableDataset(config), batch_size=None, num_workers=2)
+batches = iter(loader)
+before = [digest(next(batches)) for _ in range(5)]
+state = pickle.loads(pickle.dumps(loader.state_dict()))
+del batches
+again = StatefulDataLoader(CellIterableDataset(config), batch_size=None, num_workers=2)
+again.load_state_dict(state)
+print(json.dumps(before + [digest(batch) for batch in itertools.islice(again, 7)]))
+"""
+
+
+def test_worker_processes_give_the_same_batches_in_order_and_go_on_where_they_were(config, first_pass):
+    """In a process of its own, which has no threads yet when it forks its workers."""
+    plain = config.model_dump(exclude={"corruption", "split"})
+    done = subprocess.run(
+        [sys.executable, "-c", WORKERS.replace("{config!r}", repr(plain))], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == [digest(batch) for batch in first_pass[:12]]
+
+
+def digest(batch):
+    state = hashlib.sha256()
+    for name in sorted(batch):
+        state.update(name.encode() + batch[name].numpy().tobytes())
+    return state.hexdigest()
 
 
 @OLD_CALL
