@@ -14,7 +14,12 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import HashStore  # torch.distributed has it, but not in its typed names
+from torch._C._distributed_c10d import (  # torch.distributed has them, but not in its typed names
+    HashStore,
+    PrefixStore,
+    Store,
+)
+from torch.distributed.rendezvous import rendezvous
 
 from scmf.core.errors import MachineError
 from scmf.model.device import local_device, use_device
@@ -71,7 +76,9 @@ def join_world(timeout: timedelta = TIMEOUT) -> Iterator[World]:
         if world.size == 1:
             dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
         else:
-            dist.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=timeout)
+            dist.init_process_group(
+                backend, store=_meeting_place(timeout), rank=world.rank, world_size=world.size, timeout=timeout
+            )
     except (RuntimeError, ValueError) as error:
         raise MachineError(
             f"rank {world.rank} of {world.size} cannot reach the others: {str(error).splitlines()[0]}",
@@ -82,6 +89,17 @@ def join_world(timeout: timedelta = TIMEOUT) -> Iterator[World]:
         yield world
     finally:
         dist.destroy_process_group()
+
+
+def _meeting_place(timeout: timedelta) -> Store:
+    """The store at MASTER_ADDR and MASTER_PORT, where ranks leave each other their addresses.
+
+    torchrun with a fixed address keeps its store when it starts the ranks again (seen with torch 2.13): addresses of
+    ranks that are gone would be found there, so each start has names of its own.
+    """
+    store, _, _ = next(rendezvous("env://", timeout=timeout))
+    store.set_timeout(timeout)
+    return PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
 def lost_contact(error: RuntimeError) -> bool:
