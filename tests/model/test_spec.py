@@ -153,7 +153,7 @@ def kept_bytes(encoder):
 
     (pack, *_) = drawn_step(0, replica=0, replicas=1).microbatches
     with torch.autograd.graph.saved_tensors_hooks(pack_hook, lambda tensor: tensor):
-        encoder.hidden_states(Pack.of(pack, torch.device("cpu"))).sum().backward()
+        encoder.hidden_states(Pack.of(pack, torch.device("cpu")))
     return sum(kept.values())
 
 
@@ -161,5 +161,5 @@ def test_recomputation_keeps_less_for_the_backward_pass():
     sizes = {r: replace(alone().model, recompute=r) for r in ("none", "selective", "full")}
     shape = {"vocabulary": VOCABULARY, "groups": alone().groups, "precision": "fp32", "seed": 1}
     kept = {r: kept_bytes(build_encoder(SIZES.replace(layers=4), layout=size, **shape)) for r, size in sizes.items()}
-    assert kept["selective"] < 0.9 * kept["none"]
-    assert kept["full"] < 0.6 * kept["none"]
+    assert kept["selective"] < 0.75 * kept["none"]
+    assert kept["full"] < 0.25 * kept["none"]
