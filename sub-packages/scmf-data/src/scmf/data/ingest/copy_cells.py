@@ -11,6 +11,7 @@ import pandas as pd
 import zarr
 
 from scmf.data.ingest.blocks import RawBlock
+from scmf.data.ingest.duplicates import let_go
 from scmf.data.ingest.part_filler import PartFiller, Tally
 from scmf.data.ingest.table import NodeTable
 from scmf.data.store import CellStore, Part, damaged
@@ -43,6 +44,7 @@ def copy_cells(filler: PartFiller, store: CellStore, cells: LongArray, *, number
         block = RawBlock(0, batch.indptr, batch.indices, batch.counts.astype(np.int64))
         if filler.put(block, numbers, tally) is not None:
             raise damaged("a stored count is no count", store.parts[int(store.locate(some)[0][0])].path, "data")
+        let_go(store, some)
     for name in filler.obsm.records:
         array = store.obsm(name)
         for start in range(0, len(cells), _OBS_ROWS):

@@ -22,7 +22,7 @@ LongArray = npt.NDArray[np.int64]
 _BYTES_A_CELL: Final = 64
 """A hash, its cell, and what sorting them takes."""
 _READ: Final = 1 << 18
-_PAIRS: Final = 256
+_PAIRS: Final = 32
 """Pairs of cells that are compared at a time."""
 
 
@@ -88,7 +88,15 @@ def _equal(store: CellStore, a: LongArray, b: LongArray) -> npt.NDArray[np.bool_
         differs = (one.indices != other.indices) | (one.counts != other.counts)
         ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(differs)])
         equal[here] = ends[one.indptr[1:]] == ends[one.indptr[:-1]]
+        let_go(store, np.concatenate([a[here], b[here]]))
     return equal
+
+
+def let_go(store: CellStore, cells: LongArray) -> None:
+    """Unmap what reading these cells has mapped: pages of files count as memory of the process until then."""
+    for number in np.unique(store.locate(cells)[0]):
+        for name in ("data", "indices"):
+            store.parts[number].let_go(name)
 
 
 def _regroup(cells: LongArray, firsts: LongArray) -> tuple[LongArray, LongArray]:
