@@ -12,7 +12,6 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.sparse import csr_matrix
 
 from scmf.core.errors import InputError
 from scmf.data.cli import main
@@ -20,56 +19,15 @@ from scmf.data.coverage import REASONS, measure_coverage, missing_genes
 from scmf.data.gene_names import HOWS
 from scmf.data.genes import load_gene_table
 from scmf.data.ingest.budget import MAPPED_BYTES, worker_budget
-from scmf.data.ingest.convert import convert
-from scmf.data.ingest.genes import GeneWishes, find_genes
+from scmf.data.ingest.genes import GeneWishes
 from scmf.data.ingest.plan import ConvertOptions, Plan
 from scmf.data.ingest.source_genes import ColumnOrigin
-from scmf.data.store import CellStore
 from scmf.data.vocabulary import load_vocabulary
+from support.gene_files import COMMAND, GAPDH, TP53, all_counts, cells, find, to_store
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 MARROW = DATA / "sc_mouse_bone_marrow" / "tapseq_bm_counts.h5ad"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the shared data are not here")
-COMMAND = "scmf-store convert in.h5ad --dest out"
-TP53, GAPDH = "ENSG00000141510", "ENSG00000111640"
-
-
-class Var:
-    """A table of genes in memory, with the part of `Table` that the search for ids uses."""
-
-    def __init__(self, **columns):
-        self._texts = {name: np.array(values, dtype=object) for name, values in columns.items()}
-        self.columns = tuple(name for name in columns if name != "index")
-
-    def __len__(self):
-        return len(self._texts["index"])
-
-    def texts(self, name):
-        return self._texts[name]
-
-
-def find(*index, map_names=True, command=COMMAND, **wishes):
-    columns = wishes.pop("columns", {})
-    wishes = GeneWishes(map_names=map_names, **wishes)
-    return find_genes(Var(index=index, **columns), wishes, where="in.h5ad: var", command=command)
-
-
-def cells(counts, names, **var):
-    counts = csr_matrix(np.asarray(counts, np.float32))
-    obs = pd.DataFrame(index=[f"cell{k}" for k in range(counts.shape[0])])
-    return anndata.AnnData(counts, obs=obs, var=pd.DataFrame(var, index=list(names)))
-
-
-def to_store(source, dest, **options):
-    lines = []
-    convert([source], dest, ConvertOptions(**options), log=lines.append)
-    return CellStore.open(dest), lines
-
-
-def all_counts(store):
-    batch = store.fetch(np.arange(len(store)))
-    shape = (len(store), store.n_genes)
-    return csr_matrix((batch.counts.astype(np.float64), batch.indices, batch.indptr), shape=shape)
 
 
 @pytest.fixture
@@ -340,82 +298,6 @@ def test_check_writes_the_same_report_without_converting(run, tmp_path):
     assert code == 0
     with (tmp_path / "g.csv").open(newline="") as file:
         assert [row["id"] for row in csv.DictReader(file)] == [TP53, GAPDH]
-
-
-def table_of_names(tmp_path, text, name="names.csv"):
-    path = tmp_path / name
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return path
-
-
-def test_names_of_ones_own_come_before_every_rule_and_are_kept_in_the_manifest(tmp_path):
-    path = table_of_names(tmp_path, f"id,name\n{TP53}.16,1-Mar\n,GAPDH\n")
-    cells([[1, 2, 4]], ["1-Mar", "GAPDH", "MALAT1"]).write_h5ad(tmp_path / "a.h5ad")
-    store, lines = to_store(tmp_path / "a.h5ad", tmp_path / "s", genes=GeneWishes(map_names=True, table=path))
-    assert store.gene_ids == (TP53, "ENSG00000251562")
-    source = store.manifest.sources[0]
-    assert source.genes_found == {"own-table": 2, "exact": 1}
-    assert "; names.csv sha256:" in source.gene_table
-    assert any("mapped by the names of human: own-table 2, exact 1" in line for line in lines)
-
-
-def test_ncbi_numbers_and_other_species_convert_with_a_table_of_names(tmp_path):
-    path = table_of_names(tmp_path, f"name\tid\n7157\t{TP53}\n2597\t{GAPDH}\n", "ncbi.tsv")
-    genes = find("g1", "g2", "g3", columns={"ncbi": ["7157", "2597", "1"]}, table=path)
-    assert (genes.column, genes.ids, genes.species) == ("ncbi", (TP53, GAPDH, ""), {"human"})
-    path = table_of_names(tmp_path, "name,id\nactb1,ENSDARG00000037746\n")
-    genes = find("actb1", "ENSDARG00000043457", "unknown", table=path)
-    assert genes.ids == ("ENSDARG00000037746", "ENSDARG00000043457", "")
-    assert [o.how for o in genes.origins] == ["own-table", "not-listed", "not-found"]
-    assert genes.species == {"other"}
-
-
-def test_a_table_of_names_that_changes_starts_an_interrupted_conversion_anew(tmp_path, monkeypatch):
-    other = "ENSG00000251562"
-    path = table_of_names(tmp_path, f"name,id\nA,{TP53}\nB,{GAPDH}\nC,{other}\nD,{TP53}\n")
-    cells([[1, 2, 4, 8]], ["A", "B", "C", "D"]).write_h5ad(tmp_path / "a.h5ad")
-    wishes = GeneWishes(map_names=True, species="human", table=path)
-    with monkeypatch.context() as patch:
-        patch.setattr("scmf.data.ingest.convert.describe", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            to_store(tmp_path / "a.h5ad", tmp_path / "s", genes=wishes)
-    # The same ids in the same order: only the columns under them have moved.
-    table_of_names(tmp_path, f"name,id\nA,{TP53}\nB,{GAPDH}\nC,{other}\nD,{GAPDH}\n")
-    store, lines = to_store(tmp_path / "a.h5ad", tmp_path / "s", genes=wishes)
-    assert any("an unfinished conversion to the same place was removed" in line for line in lines)
-    assert store.gene_ids == (TP53, GAPDH, other)
-    assert all_counts(store).toarray().tolist() == [[1, 10, 4]]
-
-
-def interrupt(*_, **__):
-    raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize(
-    ("text", "sentence"),
-    [
-        (None, "no such file"),
-        ("", "its columns are none"),
-        ("symbol,id\nA,B\n", "its columns are symbol, id"),
-        ("name,id\n", "it has no names"),
-        ("name,id\nTP53,7157\n", "line 2: '7157' is no Ensembl gene id"),
-        (f"name,id\nA,{TP53}\nA,{GAPDH}\n", f"line 3: 'A' means {GAPDH} here and {TP53} above"),
-        ("name,id\nTP53\n", "a line has 1 field: TP53"),
-        (b"name,id\n\xff,\n", "byte 8 is no UTF-8"),
-    ],
-)
-def test_a_table_of_names_with_a_fault_is_refused_with_its_place(tmp_path, text, sentence):
-    path = tmp_path / "none.csv" if text is None else table_of_names(tmp_path, text)
-    with pytest.raises(InputError, match=sentence) as caught:
-        find("TP53", table=path)
-    assert caught.value.where == str(path)
-    assert len(str(caught.value).splitlines()) == 3
-
-
-def test_a_table_of_names_without_mapping_is_refused_and_not_ignored(tmp_path):
-    with pytest.raises(InputError, match="for names that are mapped") as caught:
-        find(TP53, map_names=False, table=table_of_names(tmp_path, f"name,id\nA,{TP53}\n"))
-    assert caught.value.fix == f"{COMMAND} --gene-ids map"
 
 
 def test_the_page_explains_every_way_of_finding_an_id():

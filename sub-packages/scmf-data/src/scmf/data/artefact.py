@@ -59,7 +59,7 @@ def read_artefact(
     try:
         table = pq.read_table(path)
         header = _header(table, schema)
-        built = build({name: table.column(name).to_pylist() for name in table.column_names}, header)
+        built = build({name: _values(table.column(name)) for name in table.column_names}, header)
         recorded = header["fingerprint"]
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -73,6 +73,16 @@ def read_artefact(
 def fingerprint_of(*facts: Any) -> str:
     """`sha256:...` of values that JSON can write."""
     return f"sha256:{hashlib.sha256(json.dumps(facts).encode()).hexdigest()}"
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    """The column as Python values; of repeated texts each is made once."""
+    if not pa.types.is_dictionary(column.type):
+        values: list[Any] = column.to_pylist()
+        return values
+    column = column.combine_chunks()
+    texts, places = column.dictionary.to_pylist(), column.indices.to_pylist()
+    return [None if place is None else texts[place] for place in places]
 
 
 def _header(table: pa.Table, schema: str) -> dict[str, Any]:
