@@ -233,3 +233,16 @@ def reads_of_a_step() -> list[str]:
         with counter:
             engine.train_step(batch, step=1)
         return counter.calls
+
+
+def save_twice(changes: dict[str, Any], at_once: Path, later: Path) -> None:
+    """The state after two steps, written at once, and from its copy after a third step has changed everything."""
+    config = tiny_config(**changes)
+    with join_world() as world, lay_out(world, config.trainer.parallel) as layout:
+        engine = build_engine(config, layout)
+        for step in range(2):
+            engine.train_step(drawn_step(step, replica=layout.replica, replicas=layout.replicas), step=step)
+        engine.save(at_once)
+        write = engine.stage()
+        engine.train_step(drawn_step(2, replica=layout.replica, replicas=layout.replicas), step=2)
+        write(later, None)

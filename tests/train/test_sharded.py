@@ -10,7 +10,7 @@ import pytest
 from scmf.core.errors import CheckpointError
 from scmf.train.sharded import INDEX, check_index
 from support.ranks import run_ranks
-from support.tiny import train, train_loading, train_saving
+from support.tiny import save_twice, train, train_loading, train_saving
 
 DROPOUT = {"model__hidden_dropout": 0.1, "model__attention_dropout": 0.1}
 TENSOR = {"trainer__parallel__tensor": 2}
@@ -80,6 +80,22 @@ def test_under_bf16_a_checkpoint_of_fsdp_goes_on_without_it_and_back(tmp_path):
     for ranks, changes, folder in ((1, BF16, there), (2, FSDP | BF16, back)):
         losses = run_ranks(train_loading, ranks, changes, 6, folder, 6)[0]
         assert max(abs(a[0] - b[0]) for a, b in zip(losses, whole[6:], strict=True)) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("ranks", "changes"),
+    [pytest.param(1, {"trainer__precision": "bf16"}, id="bf16"), pytest.param(2, TENSOR, id="TP2")],
+)
+def test_what_is_written_while_the_run_goes_on_has_the_bytes_of_a_save_that_is_waited_for(ranks, changes, tmp_path):
+    folders = [tmp_path / name for name in ("at once", "later")]
+    for folder in folders:
+        folder.mkdir()
+    run_ranks(save_twice, ranks, changes, *folders)
+    names = [sorted(path.name for path in folder.iterdir()) for folder in folders]
+    assert names[0] == names[1]
+    assert "common.pt" in names[0]
+    for name in (name for name in names[0] if name != INDEX):  # which names its folder, and has an id of its own
+        assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes(), name
 
 
 @pytest.fixture(scope="module")
