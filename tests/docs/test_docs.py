@@ -28,7 +28,25 @@ from support.pages import (
 
 PAGES = [pytest.param(page, id=name(page)) for page in pages()]
 TEXTS = [pytest.param(page, id=name(page)) for page in texts()]
-STORE_COMMANDS = ("check", "convert", "coverage", "info", "verify", "bench", "tokens", "vocabulary", "ledger", "seen")
+STORE_COMMANDS = (
+    "add",
+    "merge",
+    "subset",
+    "split",
+    "name-split",
+    "check",
+    "convert",
+    "coverage",
+    "info",
+    "verify",
+    "bench",
+    "tokens",
+    "vocabulary",
+    "ledger",
+    "seen",
+    "shuffle-quality",
+    "rank-order",
+)
 INVENTED = {"trainer.optimzer.lr", "trainer.optimzer", "data.guides"}
 """Keys that config.md shows on purpose: a misspelt one, and one of the reader's own class."""
 
@@ -123,7 +141,7 @@ def _options(page):
     for text in (*spans, *lines):
         # torchrun starts the module; what comes before it are torchrun's own options.
         text = text.replace("-m scmf.train.cli_train", "scmf-train")  # noqa: PLW2901
-        for match in re.finditer(r"(scmf-(?:store|recipe|train))( [a-z]+)?([^|;&#]*)", text):
+        for match in re.finditer(r"(scmf-(?:store|recipe|train))( [a-z-]+)?([^|;&#]*)", text):
             command, word, rest = match.groups()
             words = (command, word.strip()) if word and word.strip() in STORE_COMMANDS else (command,)
             yield from ((words, flag) for flag in re.findall(r"(?<!\S)--[a-z-]+", rest))
