@@ -85,7 +85,10 @@ class LoomFile(Source):
     def _attributes(self, group: str, n: int) -> dict[str, Any]:
         """Attributes with one value a row; (n, 1) arrays, as some programs write, lose their second axis."""
         with reading(self.path, group):
-            found = dict(self._file.get(group, {}).items())
+            found = {str(name): node for name, node in self._file.get(group, {}).items()}
+            if None in found.values():
+                what = "an attribute cannot be read: its link leads nowhere"
+                raise refuse("D016", what, where=f"{self.path}: {group}")
             return {name.replace("/", "_"): _flat(a) for name, a in found.items() if a.shape in {(n,), (n, 1)}}
 
 

@@ -85,7 +85,7 @@ def open_recognised(path: Path, wishes: ReadWishes) -> Source:
 def _open_hdf5(path: Path) -> Source:
     with open_hdf5(path) as file, reading(path, "its groups"):
         kind = _kind_of_hdf5(file)
-        names = sorted(file)
+        names = sorted(map(str, file))  # a damaged name is bytes
     if kind in _READERS:
         return _READERS[kind](path)
     what, fix = _OTHER_HDF5[kind]

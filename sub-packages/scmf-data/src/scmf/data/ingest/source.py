@@ -196,7 +196,7 @@ def reading(path: str | Path, element: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RuntimeError, KeyError) as error:
+    except (OSError, RuntimeError, KeyError, UnicodeError) as error:  # the last: a name whose bytes are damaged
         ours = isinstance(error, KeyError) and "Unable to" not in str(error)
         if ours or (isinstance(error, OSError) and error.errno is not None):
             raise
