@@ -57,11 +57,12 @@ def add_making_flags(parser: argparse.ArgumentParser) -> None:
 
 def convert_options(options: argparse.Namespace) -> ConvertOptions:
     """The wishes of a parsed command line."""
-    options.memory = options.memory or usual_memory(options.workers)
+    medians = getattr(options, "medians", False)
+    options.memory = options.memory or usual_memory(options.workers, medians=medians)
     making = Making(
         workers=options.workers,
         duplicates=options.duplicates,
-        medians=getattr(options, "medians", False),
+        medians=medians,
         skip_space_check=options.skip_space_check,
     )
     return replace(
