@@ -134,7 +134,7 @@ def measure(store: Path) -> dict[str, Any]:
 def measure_here(path: Path) -> dict[str, float]:
     """The measurements, in this process."""
     import scmf.data.obs  # noqa: F401  # the readers of tables, before the memory is looked at
-    from scmf.data.drawing import BlockDrawing, RandomDrawing
+    from scmf.data.drawing import BlockDrawing, Drawing, RandomDrawing
     from scmf.data.split import RunSet, split_cells
     from scmf.data.store import CellStore
 
@@ -147,7 +147,7 @@ def measure_here(path: Path) -> dict[str, float]:
     store.lengths([0])  # compiles
     splits = split_cells(store, by=None, validation=0.05, test=0.0, seed=1)
     everything = RunSet(np.zeros(1, np.int64), np.array([0, len(store)], np.int64))
-    orders = {
+    orders: dict[str, Drawing] = {
         "random": RandomDrawing(splits.train, seed=1),
         "blocks": BlockDrawing(everything, seed=1, block=64, window=4096),
     }

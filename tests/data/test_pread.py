@@ -16,12 +16,15 @@ from scmf.core.errors import StoreError
 from scmf.data import reading
 from scmf.data.bench import forget
 from scmf.data.bench_cold import bench_cold, cold_lines
+from scmf.data.config import CellsConfig
+from scmf.data.masks import Corruption
 from scmf.data.part_table import table_of
-from scmf.data.pread import ask_for_ranges, read_ranges
+from scmf.data.pread import PreadTable, ask_for_ranges, read_ranges
 from scmf.data.rank import RankTokenizer
 from scmf.data.readahead import ask_for_cells, expect_random_access
 from scmf.data.reading import choose_reading, file_system_of, memory_bytes
 from scmf.data.store import CellStore
+from scmf.data.stream import Replica
 from scmf.data.vocabulary import load_vocabulary
 
 IDS = np.random.default_rng(0).integers(0, 210, 300)
@@ -171,6 +174,38 @@ def test_the_cold_benchmark_reads_every_way_and_says_when_the_store_is_too_small
     assert any("read to its end" in note for note in report.notes)
     lines = list(cold_lines(report))
     assert len(lines) == 1 + 6 + len(report.notes)
+
+
+@pytest.mark.parametrize("order", [{"kind": "random"}, {"kind": "blocks", "block": 4, "window": 16}])
+def test_a_replica_reads_the_bytes_of_its_own_cells_and_no_others(demo_store, monkeypatch, order):
+    read = []
+    original = PreadTable._read
+
+    def count(self, name, parts, offsets, sizes, into):
+        if name != "indptr":
+            read.append(int(sizes.sum()))
+        return original(self, name, parts, offsets, sizes, into)
+
+    monkeypatch.setattr(PreadTable, "_read", count)
+    config = CellsConfig.model_validate(
+        {
+            "store": str(demo_store.path),
+            "read": "pread",
+            "order": order,
+            "tokenizer": {"kind": "rank", "seq_length": 256},
+            "global_batch_size": 32,
+            "microbatch_tokens": 1024,
+        }
+    )
+    total = 0
+    for number in range(4):
+        stream = config.open(corruption=Corruption(0.15, 0.8, 0.1), seed=1, replica=Replica(number, 4))
+        read.clear()
+        batch = stream.step(0)
+        own = [cell for micro in batch.microbatches for cell in micro.cell_ids.tolist()]
+        assert sum(read) == 4 * demo_store.lengths(own).sum()  # uint16 genes and uint16 counts
+        total += sum(read)
+    assert total == 4 * demo_store.lengths(batch.cell_ids).sum()
 
 
 def _copy(source, dest):

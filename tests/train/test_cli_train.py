@@ -47,6 +47,9 @@ def test_a_run_leaves_a_directory_that_is_sufficient_on_its_own(config, tmp_path
     (start,) = json.loads((run_directory / "run.json").read_text())["starts"]
     assert start["resolved"]["precision"] == "fp32"
     assert start["resolved"]["kernels"] == "local"
+    assert start["reading"]["read"].startswith("mmap (auto: ")
+    assert start["reading"]["order"] == {"kind": "random"}
+    assert all(abs(quality["excess"]) < 1 for quality in start["reading"]["shuffle_quality"])
     assert start["parameters"] > 0
     assert start["data"]["store"]
     assert yaml.safe_load((run_directory / "config.yaml").read_text())["trainer"]["max_steps"] == 4
