@@ -11,7 +11,7 @@ from typing import Any
 from scmf.train.launch import free_port
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["scmf.train.engine"])
+_CONTEXT.set_forkserver_preload(["scmf.train.run", "torch.distributed.checkpoint.state_dict_saver", "anndata", "zarr"])
 TIMEOUT_SECONDS = 240
 
 

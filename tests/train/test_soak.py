@@ -18,3 +18,4 @@ def test_runs_killed_at_random_moments_and_resumed_with_other_ranks_and_workers_
     assert [campaign.faults for campaign in campaigns] == [[], []]
     assert campaigns[0].worst == 0.0
     assert campaigns[1].worst < soak_resume.WITHIN
+    assert not list(tmp_path.glob("run_*/checkpoints/.writing-*"))
