@@ -2,37 +2,36 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
-import shutil
-import struct
-import warnings
-import zipfile
 from pathlib import Path
 
-import anndata
 import h5py
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import scipy.io
 import zarr
-from scipy.sparse import csc_matrix, csr_matrix
+from scipy.sparse import csr_matrix
 
-from scmf.core.errors import InputError, StoreError
+from scmf.core.errors import InputError
 from scmf.data.cli import store_command
 from scmf.data.ingest.blocks import iter_blocks
-from scmf.data.ingest.convert import convert
 from scmf.data.ingest.genes import GeneWishes
-from scmf.data.ingest.making import Making
-from scmf.data.ingest.plan import ConvertOptions
 from scmf.data.ingest.source import ReadWishes, open_source
-from scmf.data.joined import JoinedStore
 from scmf.data.store import CellStore
-from scmf.data.verify import verify_store
+from support.formats import (
+    NAMELESS,
+    WRITERS,
+    ids,
+    some_cells,
+    to_store,
+    write_10x_v3,
+    write_csv,
+    write_h5ad_csr,
+    write_mtx_v2,
+    write_zarr3,
+)
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 TENX = DATA / "tenx_formats"
@@ -41,217 +40,7 @@ needs_data = pytest.mark.skipif(not TENX.is_dir(), reason="the shared data are n
 
 @pytest.fixture(scope="module")
 def cells(demo_h5ad):
-    """Sixty real cells, with every tenth gene, names that are barcodes, and a layout in obsm."""
-    whole = anndata.read_h5ad(demo_h5ad)[::4, ::10].copy()
-    whole.obs_names = [
-        f"{'ACGT' * 3}{k:03d}-1".replace("0", "A").replace("1", "C") + f"-{k}" for k in range(len(whole))
-    ]
-    counts = csr_matrix(whole.X)
-    counts.sort_indices()
-    obsm = {"spatial": np.arange(2 * len(whole), dtype=np.float64).reshape(-1, 2) / 3}
-    return anndata.AnnData(counts, obs=pd.DataFrame(index=whole.obs_names), var=whole.var[["ensembl_id"]], obsm=obsm)
-
-
-def ids(cells):
-    return [str(i) for i in cells.var["ensembl_id"]]
-
-
-def write_h5ad_csr(cells, folder):
-    cells.write_h5ad(folder / "a.h5ad")
-    return folder / "a.h5ad"
-
-
-def write_h5ad_csc(cells, folder):
-    cells = cells.copy()
-    cells.X = csc_matrix(cells.X)
-    return write_h5ad_csr(cells, folder)
-
-
-def write_h5ad_compressed(cells, folder):
-    cells.write_h5ad(folder / "a.h5ad", compression="gzip")
-    return folder / "a.h5ad"
-
-
-def write_h5ad_old(cells, folder):
-    """As anndata 0.6 did: obs and var as compound arrays, the matrix with h5sparse attributes."""
-    with h5py.File(folder / "a.h5ad", "w") as file:
-        x = file.create_group("X")
-        x.attrs["h5sparse_format"], x.attrs["h5sparse_shape"] = "csr", cells.shape
-        for name in ("data", "indices", "indptr"):
-            x[name] = getattr(cells.X, name)
-        for name, frame in (("obs", cells.obs), ("var", cells.var)):
-            columns = {"index": frame.index.to_numpy(), **{c: frame[c].astype(str).to_numpy() for c in frame}}
-            types = [(c, f"S{max(map(len, v))}") for c, v in columns.items()]
-            file[name] = np.array(
-                [tuple(t.encode() for t in row) for row in zip(*columns.values(), strict=True)], dtype=types
-            )
-    return folder / "a.h5ad"
-
-
-def write_zarr(cells, folder, version):
-    with warnings.catch_warnings(), anndata.settings.override(zarr_write_format=version):
-        warnings.simplefilter("ignore")
-        cells.write_zarr(folder / "a.zarr")
-    return folder / "a.zarr"
-
-
-def write_zarr2(cells, folder):
-    return write_zarr(cells, folder, 2)
-
-
-def write_zarr3(cells, folder):
-    return write_zarr(cells, folder, 3)
-
-
-def write_zarr3_dense(cells, folder):
-    cells = cells.copy()
-    cells.X = cells.X.toarray()
-    return write_zarr(cells, folder, 3)
-
-
-def write_zarr_zip(cells, folder):
-    tree = write_zarr(cells, folder, 3)
-    with zipfile.ZipFile(folder / "a.zarr.zip", "w", zipfile.ZIP_STORED) as archive:
-        for path in sorted(p for p in tree.rglob("*") if p.is_file()):
-            archive.write(path, path.relative_to(tree))
-    return folder / "a.zarr.zip"
-
-
-def write_10x_v3(cells, folder):
-    with h5py.File(folder / "a.h5", "w") as file:
-        write_group(file.create_group("matrix"), cells)
-        features = file["matrix"].create_group("features")
-        features["id"], features["name"] = np.array(ids(cells), "S"), np.array(ids(cells), "S")
-        features["feature_type"] = np.array(["Gene Expression"] * cells.n_vars, "S")
-        features["genome"] = np.array(["GRCh38"] * cells.n_vars, "S")
-    return folder / "a.h5"
-
-
-def write_10x_v2(cells, folder):
-    with h5py.File(folder / "a.h5", "w") as file:
-        write_group(file.create_group("GRCh38"), cells)
-        file["GRCh38/genes"], file["GRCh38/gene_names"] = np.array(ids(cells), "S"), np.array(ids(cells), "S")
-    return folder / "a.h5"
-
-
-def write_group(group, cells):
-    group["barcodes"] = np.array(cells.obs_names, "S")
-    group["shape"] = np.array([cells.n_vars, cells.n_obs], np.int32)
-    group["data"], group["indices"] = cells.X.data.astype(np.int32), cells.X.indices.astype(np.int64)
-    group["indptr"] = cells.X.indptr.astype(np.int64)
-
-
-def write_mtx_v3(cells, folder):
-    write_mtx(cells, folder, "sample1_matrix.mtx")
-    with gzip.open(folder / "sample1_matrix.mtx.gz", "wb") as file:
-        file.write((folder / "sample1_matrix.mtx").read_bytes())
-    (folder / "sample1_matrix.mtx").unlink()
-    with gzip.open(folder / "sample1_features.tsv.gz", "wt") as file:
-        file.writelines(f"{i}\t{i}\tGene Expression\n" for i in ids(cells))
-    with gzip.open(folder / "sample1_barcodes.tsv.gz", "wt") as file:
-        file.writelines(f"{name}\n" for name in cells.obs_names)
-    return folder
-
-
-def write_mtx_v2(cells, folder):
-    write_mtx(cells, folder, "matrix.mtx")
-    (folder / "genes.tsv").write_text("".join(f"{i}\t{i}\n" for i in ids(cells)))
-    (folder / "barcodes.tsv").write_text("".join(f"{name}\n" for name in cells.obs_names))
-    return folder
-
-
-def write_mtx_by_gene(cells, folder):
-    """Cells in rows with headers, as Parse writes, its entries sorted by gene."""
-    scipy.io.mmwrite(folder / "count_matrix.mtx", csc_matrix(cells.X).astype(np.int64))
-    (folder / "all_genes.csv").write_text("gene_id,gene_name\n" + "".join(f"{i},{i}\n" for i in ids(cells)))
-    (folder / "cell_metadata.csv").write_text("bc_wells\n" + "".join(f"{n}\n" for n in cells.obs_names))
-    return folder / "count_matrix.mtx"
-
-
-def write_mtx_shuffled(cells, folder):
-    path = write_mtx_v2(cells, folder)
-    head, body = (path / "matrix.mtx").read_text().split("\n", 2)[:2], (path / "matrix.mtx").read_text().split("\n")[2:]
-    lines = [line for line in body if line]
-    order = np.random.default_rng(5).permutation(len(lines) - 1)
-    text = "\n".join([*head, lines[0], *(lines[1 + k] for k in order)])  # and no end of the last line
-    (path / "matrix.mtx").write_text(text)
-    return path
-
-
-def write_mtx(cells, folder, name):
-    scipy.io.mmwrite(folder / name, csc_matrix(cells.X.T).astype(np.int64))
-
-
-def write_loom(cells, folder):
-    with h5py.File(folder / "a.loom", "w") as file:
-        file.create_dataset("matrix", data=cells.X.T.toarray(), chunks=(8, 4), compression="gzip")
-        file["row_attrs/Accession"], file["row_attrs/Gene"] = np.array(ids(cells), "S"), np.array(ids(cells), "S")
-        file["col_attrs/CellID"] = np.array(cells.obs_names, "S")
-        file["col_attrs/spatial"] = cells.obsm["spatial"]
-        file.create_group("layers")
-    return folder / "a.loom"
-
-
-def write_csv(cells, folder):
-    frame = pd.DataFrame(cells.X.toarray().astype(int), index=cells.obs_names, columns=ids(cells))
-    frame.to_csv(folder / "a.csv")
-    return folder / "a.csv"
-
-
-def write_tsv_of_genes(cells, folder):
-    frame = pd.DataFrame(cells.X.T.toarray(), index=ids(cells), columns=cells.obs_names)
-    frame.to_csv(folder / "a.tsv.gz", sep="\t", quoting=2, index_label=False)  # as R's write.table: no corner cell
-    return folder / "a.tsv.gz"
-
-
-def write_scdl(cells, folder, *, blocks=1):
-    """A folder in SCDL's layout (schema 0.1.0), byte for byte as bionemo-scdl 0.1.3 lays it out."""
-    path = folder / "scdl"
-    (path / "var_features").mkdir(parents=True)
-    arrays = {"DATA": cells.X.data.astype("<f4"), "ROWPTR": cells.X.indptr.astype("<u4")}
-    arrays["COLPTR"] = cells.X.indices.astype("<u2")
-    header = b"SCDL" + bytes([0, 1, 0, 1]) + struct.pack("!II", 1, 3)
-    for (name, array), (file, kind) in zip(
-        arrays.items(), [("data.npy", 6), ("row_ptr.npy", 3), ("col_ptr.npy", 2)], strict=True
-    ):
-        (path / file).write_bytes(array.tobytes())
-        header += struct.pack("!I", len(name)) + name.encode() + struct.pack("!QIB", len(array), kind, 0)
-    (path / "header.sch").write_bytes(header + struct.pack("!I", 0))
-    ends = np.linspace(0, cells.n_obs, blocks + 1).astype(int)[1:]
-    for k in range(blocks):
-        name = f"dataframe_{k:0{len(str(blocks))}d}.parquet"
-        pq.write_table(pa.table({"ensembl_id": ids(cells)}), path / "var_features" / name)
-    np.save(path / "var_features" / "cumulative_sum_index.npy", np.array([-1, *ends]))
-    return path
-
-
-WRITERS = [
-    write_h5ad_csc,
-    write_h5ad_compressed,
-    write_h5ad_old,
-    write_zarr2,
-    write_zarr3,
-    write_zarr3_dense,
-    write_zarr_zip,
-    write_10x_v3,
-    write_10x_v2,
-    write_mtx_v3,
-    write_mtx_v2,
-    write_mtx_by_gene,
-    write_mtx_shuffled,
-    write_loom,
-    write_csv,
-    write_tsv_of_genes,
-    write_scdl,
-]
-NAMELESS = {write_scdl}
-"""Formats that do not keep the names of cells."""
-
-
-def to_store(source, dest, **wishes):
-    lines = []
-    convert([source], dest, ConvertOptions(**wishes), log=lines.append)
-    return CellStore.open(dest), lines
+    return some_cells(demo_h5ad)
 
 
 def files_of(store):
@@ -414,75 +203,6 @@ def test_unpacked_text_in_scratch_is_used_again_and_made_anew_when_the_file_chan
         assert source.matrices()["X"].n_stored == n + cells.n_vars
 
 
-def test_an_scdl_folder_whose_cells_have_genes_of_their_own_is_joined_by_id(cells, tmp_path):
-    path = write_scdl(cells, tmp_path, blocks=2)
-    swapped = [*ids(cells)[1:], ids(cells)[0]]
-    pq.write_table(pa.table({"ensembl_id": swapped}), path / "var_features" / "dataframe_1.parquet")
-    store, _ = to_store(path, tmp_path / "s")
-    batch = store.fetch(np.arange(len(store)))
-    found = csr_matrix((batch.counts, batch.indices, batch.indptr), shape=(len(store), store.n_genes)).toarray()
-    half = cells.n_obs // 2
-    place, moved = ({g: k for k, g in enumerate(names)} for names in (ids(cells), swapped))
-    counts = cells.X.toarray()
-    np.testing.assert_array_equal(found[:half], counts[:half][:, [place[g] for g in store.gene_ids]])
-    np.testing.assert_array_equal(found[half:], counts[half:][:, [moved[g] for g in store.gene_ids]])
-
-
-def stale_cast(path):
-    data = np.fromfile(path / "data.npy", "<f4")
-    (path / "data.npy").write_bytes(data.astype("<f8").tobytes())
-
-
-def equal_cast(path):
-    data = np.fromfile(path / "data.npy", "<f4")
-    (path / "data.npy").write_bytes(data.astype("<u4").tobytes())
-
-
-def left_over_table(path):
-    shutil.copy(path / "var_features" / "dataframe_0.parquet", path / "var_features" / "dataframe_00.parquet")
-
-
-def raw_counts_with_var(path):
-    table = pq.read_table(path / "var_features" / "dataframe_0.parquet")
-    pq.write_table(table.slice(0, table.num_rows - 900), path / "var_features" / "dataframe_0.parquet")
-
-
-def joined_twice(path):
-    with (path / "row_ptr.npy").open("r+b") as file:
-        file.seek(-4, 2)
-        file.write(struct.pack("<I", 5))
-
-
-def no_header(path):
-    (path / "header.sch").unlink()
-
-
-def short_index(path):
-    np.save(path / "var_features" / "cumulative_sum_index.npy", np.array([-1, 3]))
-
-
-@pytest.mark.parametrize(
-    ("damage", "words"),
-    [
-        (stale_cast, "cast or joined after it was stored"),
-        (equal_cast, "bits of another type"),
-        (left_over_table, "left over or misplaced: dataframe_00.parquet"),
-        (raw_counts_with_var, "counts of raw.X with the names of var"),
-        (joined_twice, "the cells end at 5"),
-        (no_header, "no header.sch"),
-        (short_index, "the tables of genes cover 3 cells"),
-    ],
-    ids=lambda d: getattr(d, "__name__", ""),
-)
-def test_the_silent_faults_of_scdl_are_named(damage, words, cells, tmp_path):
-    path = write_scdl(cells, tmp_path)
-    damage(path)
-    with pytest.raises(InputError, match=r"^SCMF-D063: ") as caught:
-        to_store(path, tmp_path / "s")
-    assert words in caught.value.what
-    assert str(path) in caught.value.where
-
-
 def test_a_chunk_that_is_missing_from_a_zarr_matrix_is_an_error_and_not_zeros(cells, tmp_path):
     path = write_zarr3(cells, tmp_path)
     group = zarr.open_group(path, mode="r+")
@@ -522,74 +242,6 @@ def test_manifest_of_a_folder_source_has_the_checksum_of_all_its_files(cells, tm
         assert source.bytes == sum(p.stat().st_size for p in path.iterdir())
     assert sums[0] != sums[1]
     assert json.loads((tmp_path / "s0" / "manifest.json").read_text())["manifest"]["sources"][0]["checksum"] == sums[0]
-
-
-@pytest.mark.parametrize("write", [write_h5ad_csr, write_zarr2, write_zarr3, write_loom], ids=lambda w: w.__name__)
-def test_obsm_is_kept_on_request_and_read_by_cell_ids_and_by_anndata(write, cells, tmp_path):
-    (tmp_path / "in").mkdir()
-    store, _ = to_store(write(cells, tmp_path / "in"), tmp_path / "s", obsm=("spatial",), cells_per_part=20)
-    assert store.obsm_names == ("spatial",)
-    spatial = store.obsm("spatial")
-    assert (spatial.shape, spatial.dtype) == ((53, 2), np.float64)
-    np.testing.assert_array_equal(np.asarray(spatial), cells.obsm["spatial"])
-    np.testing.assert_array_equal(spatial[[41, 19, 3, 20]], cells.obsm["spatial"][[41, 19, 3, 20]])
-    np.testing.assert_array_equal(spatial[7], cells.obsm["spatial"][7])
-    part = anndata.read_zarr(store.path / "part-00001")
-    first = store.parts[0].n_cells
-    np.testing.assert_array_equal(part.obsm["spatial"], cells.obsm["spatial"][first : first + part.n_obs])
-    with pytest.raises(IndexError, match="cell id 53"):
-        spatial[[53]]
-    assert list(verify_store(store.path)) == []
-
-
-def test_obsm_of_several_sources_is_joined_or_refused(cells, tmp_path):
-    single = cells.copy()
-    single.obsm["spatial"] = single.obsm["spatial"].astype(np.float32)
-    cells.write_h5ad(tmp_path / "a.h5ad")
-    single.write_h5ad(tmp_path / "b.h5ad")
-    convert([tmp_path / "a.h5ad", tmp_path / "b.h5ad"], tmp_path / "s", options(("spatial",)), log=lambda _: None)
-    joined = np.asarray(CellStore.open(tmp_path / "s").obsm("spatial"))
-    np.testing.assert_array_equal(joined, np.concatenate([cells.obsm["spatial"], single.obsm["spatial"]]))
-    single.obsm["spatial"] = np.ones((53, 3))
-    single.write_h5ad(tmp_path / "b.h5ad")
-    with pytest.raises(InputError, match=r"^SCMF-D065: obsm spatial has different widths"):
-        convert([tmp_path / "a.h5ad", tmp_path / "b.h5ad"], tmp_path / "t", options(("spatial",)), log=lambda _: None)
-    with pytest.raises(InputError, match=r"^SCMF-D065: there is no array 'X_pca'; there are spatial"):
-        to_store(tmp_path / "a.h5ad", tmp_path / "t", obsm=("spatial", "X_pca"))
-
-
-def options(obsm):
-    return ConvertOptions(obsm=obsm, making=Making(duplicates="keep"))
-
-
-def test_dropped_duplicates_take_their_rows_of_obsm_with_them(cells, tmp_path):
-    twice = anndata.concat([cells[:4], cells[2:7]], merge="same", index_unique="-")
-    twice.write_h5ad(tmp_path / "a.h5ad")
-    making = Making(duplicates="drop")
-    store, _ = to_store(tmp_path / "a.h5ad", tmp_path / "s", obsm=("spatial",), making=making)
-    np.testing.assert_array_equal(np.asarray(store.obsm("spatial")), cells.obsm["spatial"][:7])
-
-
-def test_a_store_without_the_array_of_obsm_names_those_it_has(expected):
-    with pytest.raises(StoreError, match="has no obsm 'spatial'; it has none") as caught:
-        expected.obsm("spatial")
-    assert "--obsm" in caught.value.fix
-
-
-def test_a_file_of_obsm_cut_short_is_an_error_that_names_it(cells, tmp_path):
-    store, _ = to_store(write_h5ad_csr(cells, tmp_path), tmp_path / "s", obsm=("spatial",))
-    file = store.path / "part-00000" / "obsm" / "spatial" / "c" / "0" / "0"
-    file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(StoreError, match="the array's file has") as caught:
-        store.obsm("spatial")
-    assert caught.value.where == str(file)
-
-
-def test_obsm_of_stores_read_as_one_is_numbered_over_all_of_them(cells, tmp_path):
-    store, _ = to_store(write_h5ad_csr(cells, tmp_path), tmp_path / "s", obsm=("spatial",))
-    shutil.copytree(store.path, tmp_path / "t")
-    joined = JoinedStore([store, CellStore.open(tmp_path / "t")], weights=[1, 1])
-    np.testing.assert_array_equal(joined.obsm("spatial")[[2, 55]], cells.obsm["spatial"][[2, 2]])
 
 
 def test_the_command_reads_a_table_with_two_workers_and_shows_obsm(cells, tmp_path, capsys):

@@ -18,11 +18,11 @@ def open_hdf5(path: Path) -> h5py.File:
     if not path.exists():
         raise refuse("D001", "there is no such file", where=str(path))
     if path.is_dir():
-        raise refuse("D001", "this is a folder; convert takes h5ad files", where=str(path))
+        raise refuse("D001", "this is a folder, not an HDF5 file", where=str(path))
     try:
         return h5py.File(path, "r", locking="best-effort")
     except OSError as error:
-        number, what = ("D001", "the file is not HDF5, so it is no h5ad") if not is_hdf5(path) else ("D016", "")
+        number, what = ("D001", "the file is not HDF5") if not is_hdf5(path) else ("D016", "")
         what = what or f"the file cannot be opened: {first_line(error)}"
         raise refuse(number, what, where=str(path)) from error
 
