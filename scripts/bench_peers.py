@@ -50,6 +50,9 @@ LEFT_OUT: Final = {
     "annbatch": "0.3.1 asks for Python 3.12 and newer zarr and anndata than scmf's, which it would share"
 }
 
+_QUIET: Final = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+"""One thread a peer, as one worker has: threads that wait by spinning would count as work."""
+
 COLUMNS: Final = (
     ("convert", "convert"),
     ("random", "random, warm"),
@@ -131,9 +134,7 @@ def _measure(
     folder.mkdir()
     command = [str(python), str(_HERE / "bench_peer.py"), peer.name, str(work / "csr.h5ad"), str(work / "medians.npy")]
     command += [str(folder), "--cells", str(cells), "--seconds", str(seconds)]
-    done = subprocess.run(
-        command, check=True, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"}
-    )
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=_QUIET)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
 
