@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import runpy
+from pathlib import Path
 
 import pytest
 
@@ -174,3 +176,13 @@ def test_tensor_ranks_hold_the_same_replicated_parameters_under_dropout(sequence
 
 def test_ranks_have_random_states_of_their_own_before_the_model_is_built():
     assert run_ranks(tracker_when_built, 2, {"trainer__parallel__tensor": 2}) == [True, True]
+
+
+def test_the_parity_table_takes_its_place_on_the_page_and_leaves_the_rest(tmp_path):
+    script = runpy.run_path(str(Path(__file__).parents[2] / "scripts" / "layout_parity.py"))
+    page = tmp_path / "page.md"
+    page.write_text(f"above\n\n{script['BEGIN']}\n\nold\n\n{script['END']}\n\nbelow\n")
+    for table in ("| first |", "| second |"):
+        script["write_table"](table, page)
+    assert page.read_text() == f"above\n\n{script['BEGIN']}\n\n| second |\n\n{script['END']}\n\nbelow\n"
+    assert script["PAGE"].read_text().count(script["BEGIN"]) == 1
