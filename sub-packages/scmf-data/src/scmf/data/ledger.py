@@ -117,7 +117,10 @@ class Ledger:
             return self
         new = hashes >> np.uint64(64 - self.facts.bits)
         about = self.facts.model_dump(include={"kind", "store", "id_space", "genes"})
-        positions = np.union1d(self.positions(), new)
+        old, new = self.positions(), _distinct(new)
+        places = np.searchsorted(old, new)
+        known = old[np.minimum(places, len(old) - 1)] == new if len(old) else np.zeros(len(new), np.bool_)
+        positions = np.insert(old, places[~known], new[~known])
         return self._encoded([positions], n=len(positions), bits=self.facts.bits, **about)
 
     def positions(self) -> KeyArray:
@@ -196,11 +199,19 @@ def best_rice(gap: float) -> int:
 def _in_range(hashes: KeyArray, number: int, *, bits: int, halvings: int) -> KeyArray:
     """Distinct positions of the hashes that begin with these bits, rising, counted from the first possible."""
     if halvings == 0:
-        return np.unique(hashes >> np.uint64(64 - bits))
+        return _distinct(hashes >> np.uint64(64 - bits))
     blocks = (hashes[i : i + _SCAN] for i in range(0, len(hashes), _SCAN))
     chosen = np.concatenate([block[block >> np.uint64(64 - halvings) == number] for block in blocks])
     positions = (chosen >> np.uint64(64 - bits)) & np.uint64((1 << (bits - halvings)) - 1)
-    return np.unique(positions)
+    return _distinct(positions)
+
+
+def _distinct(positions: KeyArray) -> KeyArray:
+    """Each once, rising. NumPy's `unique` hashes integers first, which takes ten times as long for so many."""
+    ordered = np.sort(positions)
+    first = np.ones(len(ordered), np.bool_)
+    np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
+    return ordered[first]
 
 
 def _arrays(raw: bytes, facts: LedgerFacts, *, where: str) -> tuple[KeyArray, KeyArray]:
