@@ -234,3 +234,14 @@ def test_counts_of_the_demo_are_what_anndata_sums(demo_h5ad):
     np.testing.assert_array_equal(seen.sums, np.asarray(x.sum(axis=0)).ravel())
     np.testing.assert_array_equal(seen.in_cells, np.asarray((x > 0).sum(axis=0)).ravel())
     assert (seen.totals[0], seen.totals[1]) == (x.sum(axis=1).min(), x.sum(axis=1).max())
+
+
+def test_counts_that_were_cut_off_are_told_with_their_limit_and_a_lone_high_count_is_not(tmp_path):
+    x = np.minimum(zoo.counts() * 37 + 1, 255).astype(np.uint8)
+    cut = inspect_sources(Request((zoo.write(tmp_path / "a.h5ad", zoo.cells(x)),), ConvertOptions()))
+    (finding,) = [f for f in cut.findings if f.number == "D042"]
+    assert finding.what.startswith(f"{(x == 255).sum():,} values are exactly 255, ")
+    lone = zoo.counts()
+    lone[3, 4] = 255
+    clean = inspect_sources(Request((zoo.write(tmp_path / "b.h5ad", zoo.cells(lone)),), ConvertOptions()))
+    assert [f.number for f in clean.findings] == []

@@ -823,3 +823,23 @@ def test_the_first_three_offenders_are_named_by_cell_and_gene(tmp_path):
         (names[8], ids[2], -4.0),
     ]
     assert f"-4 (cell {names[3]}, gene {ids[10]})" in finding.what
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_file_with_broken_bytes_has_findings_and_never_a_traceback(tmp_path, seed):
+    rng, x = np.random.default_rng(seed), zoo.counts()
+    files = [
+        zoo.write(tmp_path / "a.h5ad", zoo.cells()),
+        zoo.write_tenx_h5(tmp_path / "a.h5", x),
+        zoo.write_loom(tmp_path / "a.loom", x),
+        zoo.write_csv(tmp_path / "a.csv", x),
+    ]
+    for path in files * 4:
+        whole = path.read_bytes()
+        broken = bytearray(whole)
+        for place in rng.integers(0, len(broken), 6):
+            broken[place] = int(rng.integers(256))
+        path.write_bytes(broken)
+        _, found = look(path, {})
+        assert all(len(str(f).splitlines()) == 3 for f in found.findings)
+        path.write_bytes(whole)
