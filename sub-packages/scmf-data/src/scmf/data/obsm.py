@@ -1,4 +1,4 @@
-"""Arrays beside obs (coordinates, embeddings) in a store. In: rows of cells. Out: plain files that zarr reads, and rows.
+"""Arrays beside obs (coordinates, embeddings) in a store. In: rows of cells. Out: files that zarr reads, and rows.
 
 Each part has one array a name, `obsm/NAME`: a zarr array of cells x width with a single shard, as X has (see
 scmf.data.shard), so that `anndata.read_zarr` reads it and a memory map of the same file does.
@@ -25,7 +25,7 @@ _ENCODING: Final = {"encoding-type": "array", "encoding-version": "0.2.0"}
 
 def record_of(width: int, dtype: np.dtype[Any]) -> ObsmRecord:
     """How an array of a source is kept: float32 where that holds every value exactly, else float64."""
-    exact = dtype.kind == "f" and dtype.itemsize <= 4 or dtype.kind in "iub" and dtype.itemsize <= 2
+    exact = dtype.itemsize <= (4 if dtype.kind == "f" else 2)
     return ObsmRecord(width=width, dtype="float32" if exact else "float64")
 
 
