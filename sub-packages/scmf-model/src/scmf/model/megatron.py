@@ -25,7 +25,6 @@ with warnings.catch_warnings():
     from megatron.core.models.common.language_module.language_module import LanguageModule
     from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
     from megatron.core.optimizer import get_megatron_optimizer
-    from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
     from megatron.core.optimizer.optimizer import MegatronOptimizer
     from megatron.core.optimizer.optimizer_config import ParamKey
     from megatron.core.packed_seq_params import PackedSeqParams
@@ -81,7 +80,6 @@ __all__ = [
     "TransformerLayerSubmodules",
     "VocabParallelEmbedding",
     "build_module",
-    "clip_grad_by_total_norm_fp32",
     "copy_to_tensor_model_parallel_region",
     "dist_checkpointing",
     "finalize_model_grads",
