@@ -120,7 +120,11 @@ def _read_indptr(matrix: Matrix, start: int, stop: int) -> LongArray:
     with reading(matrix.path, matrix.element):
         indptr: LongArray = matrix.starts()[start:stop].astype(np.int64)
     if indptr[0] < 0 or indptr[-1] > matrix.values.shape[0] or (np.diff(indptr) < 0).any():
-        raise refuse("D015", "indptr does not rise from 0 to the number of values", where=f"{matrix.where}/indptr")
+        falls = np.flatnonzero(np.diff(indptr) < 0)
+        kind = "gene" if matrix.layout == "csc" else "cell"
+        first = f"; it falls at {kind} number {start + int(falls[0]):,}" if falls.size else ""
+        what = f"indptr does not rise from 0 to the number of values{first}"
+        raise refuse("D015", what, where=f"{matrix.where}/indptr")
     return indptr
 
 
