@@ -58,7 +58,15 @@ def test_a_table_in_pieces_is_the_table_in_one_piece_with_its_types(tmp_path):
 
 def test_sources_that_disagree_about_a_column_meet_as_they_do_in_memory(tmp_path):
     other = pd.DataFrame(
-        {"whole": [1.5], "yes": [3], "text": pd.Categorical(["q"]), "real": ["w"], "maybe": [True], "new": [2]},
+        {
+            "whole": [1.5],
+            "yes": [3],
+            "text": pd.Categorical(["q"]),
+            "real": ["w"],
+            "maybe": [True],
+            "new": [2],
+            "label": pd.Categorical(["z"]),
+        },
         index=pd.Index(["d"], dtype=object),
     )
     frames = [frame(), other]
