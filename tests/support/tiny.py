@@ -246,3 +246,17 @@ def save_twice(changes: dict[str, Any], at_once: Path, later: Path) -> None:
         write = engine.stage()
         engine.train_step(drawn_step(2, replica=layout.replica, replicas=layout.replicas), step=2)
         write(later, None)
+
+
+def train_in_sevenths(changes: dict[str, Any], steps: int) -> list[float]:
+    """Losses where the one replica has seven microbatches: six cells alone and two together."""
+    config = tiny_config(**changes)
+    with join_world() as world, lay_out(world, config.trainer.parallel) as layout:
+        engine = build_engine(config, layout)
+        losses = []
+        for step in range(steps):
+            cells = [_cell(8 * step + i) for i in range(8)]
+            packs = (*(pack([cell], 128) for cell in cells[:6]), pack(cells[6:], 128))
+            batch = StepBatch(microbatches=packs, cells=8, cell_ids=np.arange(8))
+            losses.append(engine.train_step(batch, step=step).loss.mean)
+        return losses

@@ -16,6 +16,7 @@ from support.tiny import (
     tracker_when_built,
     train,
     train_fp16,
+    train_in_sevenths,
     train_uneven,
 )
 
@@ -108,6 +109,13 @@ def test_ways_to_share_out_memory_meet_one_process(ranks, changes, tiny):
     assert all(rank == other[0] for rank in other)
     assert max(abs(a[0] - b[0]) for a, b in zip(other[0], tiny, strict=True)) < 1e-5
     assert max(abs(a[1] - b[1]) for a, b in zip(other[0], tiny, strict=True)) < 1e-4
+
+
+def test_interleaved_stages_meet_one_process_over_many_microbatches_also_odd_ones():
+    (one,) = run_ranks(train_in_sevenths, 1, {}, 4)
+    other, last = run_ranks(train_in_sevenths, 2, INTERLEAVED, 4)
+    assert other == last
+    assert max(abs(a - b) for a, b in zip(one, other, strict=True)) < 1e-5
 
 
 @pytest.fixture(scope="module")

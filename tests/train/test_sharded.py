@@ -6,8 +6,11 @@ import pickle
 import shutil
 
 import pytest
+import torch
 
 from scmf.core.errors import CheckpointError
+from scmf.model.megatron import dist_checkpointing
+from scmf.train.optimizer_state import Share, _entries
 from scmf.train.sharded import INDEX, check_index
 from support.ranks import run_ranks
 from support.tiny import save_twice, train, train_loading, train_saving
@@ -101,6 +104,22 @@ def test_what_is_written_while_the_run_goes_on_has_the_bytes_of_a_save_that_is_w
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
     return save_after_six(tmp_path_factory.mktemp("saved") / "shards", 1, {})
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 35), (3, 29), (5, 10), (6, 9), (10, 35), (34, 35), (7, 7)])
+def test_a_run_of_a_matrix_is_saved_as_rectangles_in_their_places(start, stop):
+    matrix = torch.arange(35.0).view(7, 5)
+    place = {"replica_id": (0, 0, 1), "prepend_axis_num": 1}  # the second of three layers
+    weight = dist_checkpointing.ShardedTensor.from_rank_offsets("w", matrix, (0, 1, 3), **place)
+    run = matrix.flatten()[start:stop]
+    share = Share(matrix, run, start, None, is_copy=False)
+    whole = torch.full((3, 7, 5), -1.0)
+    for entry in _entries(weight, "exp_avg", run, share):
+        assert entry.key == "optimizer.state.exp_avg.w"
+        whole[entry.global_slice()] = entry.data
+    expected = torch.where((matrix >= start) & (matrix < stop), matrix, -1.0)
+    assert torch.equal(whole[1], expected)
+    assert (whole[[0, 2]] == -1).all()
 
 
 def test_a_checkpoint_of_another_size_is_refused(shards):
