@@ -78,12 +78,22 @@ def test_three_in_a_row_go_back_to_the_last_good_checkpoint_and_past_the_data(ro
     assert read_progress(newest).faults == Tally(skipped_steps=3, skipped_cells=((16, 32),))
 
 
-@pytest.mark.parametrize("position", [24, 40], ids=["while steps are left out", "after the rollback"])
-def test_a_run_stopped_and_resumed_around_a_rollback_equals_the_run_not_stopped(rolled_back, store, tmp_path, position):
+def test_a_run_asked_to_end_while_steps_are_left_out_and_resumed_equals_the_run_not_stopped(
+    rolled_back, store, tmp_path
+):
     directory, wrong = tmp_path / "run", {20: 1, 24: 1, 28: 1}
-    stopped = fit(store, directory, loss=wrong, signals={position: (0, signal.SIGTERM)})
+    stopped = fit(store, directory, loss=wrong, signals={24: (0, signal.SIGTERM)})
     assert stopped == [Outcome(REQUEUE), Outcome(REQUEUE)]
     assert fit(store, directory, resume="auto", loss=wrong) == DONE
+    assert curve(directory) == curve(rolled_back)
+    assert cells(directory) == cells(rolled_back)
+
+
+def test_a_rollback_is_kept_by_a_run_that_ends_before_its_next_save(rolled_back, store, tmp_path):
+    directory, wrong = tmp_path / "run", {20: 1, 24: 1, 28: 1}
+    first, second = fit(store, directory, loss=wrong, loader={40: 0})
+    assert (first.what, second) == ("the disk is gone", Outcome(1))
+    assert fit(store, directory, resume="auto") == DONE  # without the fault that led to it
     assert curve(directory) == curve(rolled_back)
     assert cells(directory) == cells(rolled_back)
 
