@@ -14,9 +14,11 @@ import torch
 from torch.utils.data import DataLoader
 from torchdata.stateful_dataloader import StatefulDataLoader
 
+from scmf.core.batch import Microbatch
 from scmf.core.errors import ConfigError
 from scmf.data.config import CellsConfig
 from scmf.data.loader import BERT, CellIterableDataset, CellLoader, LoaderConfig
+from scmf.data.loader_batch import padded_batch
 from scmf.data.masks import Corruption
 from scmf.data.stream import Replica
 
@@ -282,3 +284,22 @@ def test_a_corruption_of_ones_own_is_used(config):
     genes = batch["labels"] != -100
     assert torch.equal(genes, batch["attention_mask"] == 1)
     assert len(np.unique(batch["input_ids"][genes])) == 1
+
+
+def test_rows_of_cells_of_different_lengths_end_where_the_cells_end():
+    """Two cells of 3 and 1 tokens, each followed by padding up to 4 positions; the demo's cells are all longer."""
+    microbatch = Microbatch(
+        input_ids=np.array([7, 1, 9, 0, 5, 0, 0, 0], np.int32),
+        positions=np.array([0, 1, 2, 0, 0, 0, 1, 2], np.int32),
+        cu_seqlens=np.array([0, 3, 4, 5, 8], np.int32),
+        target_positions=np.array([1, 4], np.int32),
+        targets=np.array([8, 5], np.int32),
+        cell_ids=np.array([30, 10]),
+        tokens=4,
+        longest=3,
+    )
+    batch = padded_batch(microbatch, pad=0)
+    assert batch["input_ids"].tolist() == [[7, 1, 9], [5, 0, 0]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert batch["labels"].tolist() == [[-100, 8, -100], [5, -100, -100]]
+    assert padded_batch(microbatch, pad=0, corrupted=False)["input_ids"].tolist() == [[7, 8, 9], [5, 0, 0]]
