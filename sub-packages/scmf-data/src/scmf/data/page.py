@@ -145,7 +145,6 @@ def _findings(store: CellStore) -> str:
     if not found:
         return "<p>none</p>"
     lines = [
-        f"<tr><td>{escape(name)}</td><td>{escape(f.number)}</td><td>{escape(f.what)}</td></tr>"
-        for name, f in found
+        f"<tr><td>{escape(name)}</td><td>{escape(f.number)}</td><td>{escape(f.what)}</td></tr>" for name, f in found
     ]
     return f"<table><tr><th>source</th><th>number</th><th>what</th></tr>{''.join(lines)}</table>"
