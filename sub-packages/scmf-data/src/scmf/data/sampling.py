@@ -1,9 +1,10 @@
 """Cells that come unequally often. In: groups of cells and a weight for each. Out: cells by (epoch, place).
 
 An epoch has as many places as there are training cells. Its places are divided among the groups in proportion to
-weight x cells, exactly up to one place a group, and shuffled over the epoch by the keyed permutation. A group goes
-through its own cells without repetition, in an order that is new each time, and goes on in the next epoch where it
-stopped: after any number of epochs two cells of one group have been drawn equally often, up to one.
+weight x cells, up to one place a group in an epoch and without a bias over the epochs (`scmf.data.apportion`), and
+shuffled over the epoch by the keyed permutation. A group goes through its own cells without repetition, in an order
+that is new each time, and goes on in the next epoch where it stopped: after any number of epochs two cells of one
+group have been drawn equally often, up to one.
 So a draw is a binary search over the groups and two permutations; nothing is remembered.
 """
 
@@ -17,6 +18,7 @@ import numpy.typing as npt
 
 from scmf.core.errors import ConfigError, StoreError
 from scmf.core.random import derive_seed
+from scmf.data.apportion import Apportionment
 from scmf.data.config_order import BalancedConfig, SamplingConfig, WeightsConfig
 from scmf.data.joined import JoinedStore
 from scmf.data.order import derive_keys, permute, permute_each
@@ -51,9 +53,8 @@ class WeightedDrawing:
         self._members = np.argsort(groups, kind="stable").astype(kind)
         self._first: LongArray = np.cumsum(sizes) - sizes
         self._sizes = sizes
-        self.slots: LongArray = apportion(np.where(sizes > 0, shares, 0.0), len(groups))
-        """(n_groups,) int64 places of an epoch that each group has."""
-        self._ends: LongArray = np.cumsum(self.slots)
+        offset = derive_seed(seed, "order/places")
+        self._places = Apportionment(np.where(sizes > 0, shares, 0.0), len(groups), offset=offset)
 
     def __len__(self) -> int:
         return len(self._members)
@@ -61,31 +62,15 @@ class WeightedDrawing:
     def take(self, places: LongArray, *, epoch: int) -> LongArray:
         """Ids of the cells at these places of an epoch. (k,) int64."""
         slots = permute(places, n=len(self), key=derive_seed(self._seed, "order", epoch))
-        group = np.searchsorted(self._ends, slots, side="right")
-        drawn = epoch * self.slots[group] + slots - (self._ends - self.slots)[group]
+        here = self._places.epoch(epoch)
+        group = np.searchsorted(here.ends, slots, side="right")
+        drawn = (here.before - here.ends + here.slots)[group] + slots
         passes, place = np.divmod(drawn, self._sizes[group])
         # One key for each pass of each group; two passes share none before 2**62 / n_groups of them.
         keys = derive_keys(derive_seed(self._seed, "order/group"), passes * len(self._sizes) + group)
         inside = permute_each(place, sizes=self._sizes[group], keys=keys)
         places_of_cells: LongArray = self._members[self._first[group] + inside].astype(np.int64)
         return self._cells.take(places_of_cells)
-
-
-def apportion(shares: FloatArray, places: int) -> LongArray:
-    """Whole numbers that sum to `places`, each within one of its share (largest remainders).
-
-    Args:
-        shares: (n,) float64, not negative, sum above 0.
-        places: what to divide.
-
-    Returns:
-        (n,) int64.
-    """
-    exact = shares / shares.sum() * places
-    whole: LongArray = np.floor(exact).astype(np.int64)
-    rest: LongArray = np.argsort(-(exact - whole), kind="stable")[: places - int(whole.sum())]
-    whole[rest] += 1
-    return whole
 
 
 def weighted_drawing(
