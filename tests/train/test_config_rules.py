@@ -60,14 +60,14 @@ BROKEN = [
     ),
     (
         ["data.order.kind=blocks", "data.sampling={kind: balanced, by: cell_type}"],
-        "data.order.kind=blocks gives every cell once an epoch, and data.sampling.kind=balanced asks for some more "
-        "often",
+        ("data.order.kind=blocks gives every cell once an epoch, and data.sampling.kind=balanced asks for some more "
+        "often"),
         "write order: {kind: random}",
     ),
     (
         ["data.order={kind: blocks, block: 64, window: 100}"],
-        "data.order.window=100 holds fewer than two blocks of data.order.block=64 cells, so that a batch would come "
-        "from one stretch of the store",
+        ("data.order.window=100 holds fewer than two blocks of data.order.block=64 cells, so that a batch would come "
+        "from one stretch of the store"),
         "use a window of 64 blocks: 4096",
     ),
     (
