@@ -10,6 +10,7 @@ from scipy.sparse import csr_matrix
 from scmf.core.errors import VocabularyError
 from scmf.data.cli import store_command
 from scmf.data.coverage import measure_coverage
+from scmf.data.joined import JoinedStore
 from scmf.data.medians import compute_vocabulary, write_vocabulary
 from scmf.data.memory_source import write_store
 from scmf.data.rank import RankTokenizer
@@ -37,6 +38,17 @@ def test_medians_are_within_a_hundredth_of_the_exact_ones(tmp_path, counts, fact
     exact = {name: np.median(scaled[counts[:, j] > 0, j]) for j, name in enumerate(names) if counts[:, j].any()}
     assert vocabulary.gene_ids == tuple(sorted(exact))
     np.testing.assert_allclose(vocabulary.medians, [exact[g] for g in vocabulary.gene_ids], rtol=1 / 128)
+
+
+def test_stores_joined_have_the_medians_of_all_their_cells(tmp_path, counts):
+    names = [f"ENSG{j:03}" for j in range(90)]
+    one = _store(tmp_path / "one", counts[:300, :60], names[:60])
+    other = _store(tmp_path / "other", counts[300:, ::-1], names[::-1])
+    both = np.concatenate([np.pad(counts[:300, :60], ((0, 0), (0, 30))), counts[300:]])
+    together = compute_vocabulary(JoinedStore([one, other], weights=[1.0, 1.0]), name="mine")
+    expected = compute_vocabulary(_store(tmp_path / "both", both, names), name="mine")
+    assert together.gene_ids == expected.gene_ids
+    np.testing.assert_array_equal(together.medians, expected.medians)
 
 
 def test_a_gene_in_few_cells_gets_no_token(tmp_path, counts):
