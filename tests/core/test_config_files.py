@@ -196,7 +196,7 @@ def test_text_of_several_lines_stays_on_the_line_of_its_key():
 printable_or_not = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(
     text=printable_or_not,
     whole=st.integers(-(2**70), 2**70),
