@@ -61,7 +61,7 @@ class ColumnTable(Table):
 
     def index(self, start: int = 0, stop: int | None = None) -> Array:
         """(rows,) object array of the rows' names."""
-        return np.array([as_text(v) for v in self._index[start:stop]], dtype=object)
+        return _texts(self._index[start:stop])
 
     def column(self, name: str, start: int = 0, stop: int | None = None) -> Any:
         """(rows,) values of a column; bytes become text."""
@@ -135,7 +135,7 @@ class NodeTable(Table):
 
     def index(self, start: int = 0, stop: int | None = None) -> Array:
         """(rows,) object array of the rows' names."""
-        return np.array([as_text(v) for v in self.column(self._index, start, stop)], dtype=object)
+        return _texts(self.column(self._index, start, stop))
 
     def column(self, name: str, start: int = 0, stop: int | None = None) -> Any:
         """(rows,) values of a column as pandas or NumPy keep them; categories stay categories."""
@@ -185,8 +185,14 @@ def _categorical(codes: Array, categories: Any, *, ordered: bool) -> pd.Categori
 def as_strings(values: Any) -> Any:
     """Bytes as text; numbers in native byte order, as pandas wants them."""
     if values.dtype.kind in "OST":
-        return np.array([as_text(v) for v in values], dtype=object)
+        return _texts(values)
     return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+
+def _texts(values: Any) -> Array:
+    """(n,) object array of texts; a million names take the time that deciding once a name takes, and no calls."""
+    texts = [v if type(v) is str else v.decode("utf-8", "replace") if type(v) is bytes else as_text(v) for v in values]
+    return np.array(texts, dtype=object)
 
 
 def _is_group(node: Any) -> bool:
