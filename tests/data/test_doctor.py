@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.sparse import csc_matrix, csr_matrix
 
 from scmf.core.errors import InputError
-from scmf.data.cli import main, store_command
+from scmf.data.cli import store_command
 from scmf.data.ingest.findings import FINDINGS, finding_of, refuse
 from scmf.data.ingest.inspection import inspect_sources
 from scmf.data.ingest.name_space import space_of
@@ -25,18 +25,6 @@ from support import zoo
 
 PAGE = Path(__file__).parents[2] / "docs" / "doctor.md"
 LARGE = 3 * WINDOWS * WINDOW_CELLS
-
-
-@pytest.fixture
-def run(capsys):
-    """Run the command in this process; returns its exit code, stdout and stderr."""
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            main([str(a) for a in arguments])
-        return (caught.value.code or 0, *capsys.readouterr())
-
-    return call
 
 
 def test_the_page_has_the_table_of_the_code_and_no_other():

@@ -14,7 +14,6 @@ import pandas as pd
 import pytest
 
 from scmf.core.errors import InputError
-from scmf.data.cli import main
 from scmf.data.coverage import REASONS, measure_coverage, missing_genes
 from scmf.data.gene_names import HOWS
 from scmf.data.genes import load_gene_table
@@ -28,16 +27,6 @@ from support.gene_files import COMMAND, GAPDH, TP53, all_counts, cells, find, to
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 MARROW = DATA / "sc_mouse_bone_marrow" / "tapseq_bm_counts.h5ad"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="the shared data are not here")
-
-
-@pytest.fixture
-def run(capsys):
-    def call(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            main([str(a) for a in arguments])
-        return (caught.value.code or 0, *capsys.readouterr())
-
-    return call
 
 
 @pytest.fixture(scope="module")

@@ -10,24 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from scmf.core.errors import StoreError
-from scmf.data.cli import main
 from scmf.data.ingest.convert import convert
 from scmf.data.ingest.plan import ConvertOptions
 from scmf.data.ledger import Ledger
 from scmf.data.seen import SeenCells, are_seen, ledger_of, split_seen
 from scmf.data.store import CellStore
-
-
-@pytest.fixture
-def run(capsys):
-    """Run the command in this process; returns its exit code, stdout and stderr."""
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            main([str(a) for a in arguments])
-        return (caught.value.code or 0, *capsys.readouterr())
-
-    return call
 
 
 @pytest.fixture(scope="module")

@@ -13,24 +13,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from scmf.data.cli import main
 from scmf.data.cli_sources import parse_bytes
 from scmf.data.page import write_page
 from scmf.data.rank import RankTokenizer
 from scmf.data.store import CellStore
 from scmf.data.vocabulary import load_vocabulary
-
-
-@pytest.fixture
-def run(capsys):
-    """Run the command in this process; returns its exit code, stdout and stderr."""
-
-    def call(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            main([str(a) for a in arguments])
-        return (caught.value.code or 0, *capsys.readouterr())
-
-    return call
 
 
 def test_convert_says_what_it_chose_and_how_to_go_on(run, tmp_path, demo_h5ad):

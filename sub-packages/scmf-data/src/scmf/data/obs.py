@@ -6,7 +6,6 @@ is missing there, and columns of different types meet in one that holds them all
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from anndata.io import read_elem, write_elem
 from pandas.api.types import is_bool_dtype, is_numeric_dtype, union_categoricals
 
 from scmf.core.errors import StoreError
+from scmf.data.shard import damaged_file
 
 T = TypeVar("T", pd.DataFrame, pd.Series)
 
@@ -78,12 +78,8 @@ def _reading(part: Path) -> Iterator[None]:
         raise
     except Exception as error:
         # They raise ValueError, RuntimeError, KeyError, UnicodeDecodeError, MemoryError and errors of their own.
-        raise StoreError(
-            f"obs cannot be read: {' '.join(str(error).split()) or type(error).__name__}",
-            where=str(part / "obs"),
-            fix=f"scmf-store verify {shlex.quote(str(part.parent))}; then restore the file that it names, or convert "
-            "the sources again",
-        ) from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise damaged_file(f"obs cannot be read: {reason}", part / "obs", store=part.parent) from error
 
 
 def concat_obs(frames: Sequence[pd.DataFrame], *, columns: Sequence[str] | None = None) -> pd.DataFrame:
@@ -128,7 +124,7 @@ def _writable(obs: pd.DataFrame) -> pd.DataFrame:
 def _obs_group(part: Path) -> zarr.Group:
     group = zarr.open_group(part, mode="r")["obs"]
     if not isinstance(group, zarr.Group):
-        raise StoreError("obs is not a table", where=str(part / "obs"), fix=f"scmf-store verify {part.parent}")
+        raise damaged_file("obs is not a table", part / "obs", store=part.parent)
     return group
 
 

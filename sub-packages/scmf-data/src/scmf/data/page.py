@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
+from shlex import quote
 from typing import Final
 
 import numpy as np
@@ -43,7 +44,7 @@ def write_page(store: CellStore, path: Path) -> None:
         StoreError: the folder of the file does not exist.
     """
     if not path.parent.is_dir():
-        raise StoreError("there is no such folder", where=str(path.parent), fix=f"mkdir -p {path.parent}")
+        raise StoreError("there is no such folder", where=str(path.parent), fix=f"mkdir -p {quote(str(path.parent))}")
     body = "".join(f"<h2>{escape(title)}</h2>\n{content}\n" for title, content in _sections(store))
     title = escape(store.path.name)
     page = f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'

@@ -11,6 +11,7 @@ import os
 import sys
 import weakref
 from collections.abc import Callable, Iterator
+from shlex import quote
 from typing import Final
 
 import numba
@@ -120,7 +121,7 @@ class PreadTable(PartTable):
             raise StoreError(
                 f"cannot read {size:,} bytes at {span[0]:,}: {error.strerror}",
                 where=str(path),
-                fix=f"check the disk or the network, then: scmf-store verify {path.parents[4]}",
+                fix=f"check the disk or the network, then: scmf-store verify {quote(str(path.parents[4]))}",
             ) from error
 
     def _open(self, parts: LongArray) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import shlex
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,20 +173,21 @@ def _map(path: Path, dtype: np.dtype[Any], n: int, folder: Path) -> Array:
     itemsize = dtype.itemsize
     index = shard_index(n, itemsize)
     expected = padded_bytes(n, itemsize) + len(index)
+    store = folder.parents[2]
     if not path.is_file():
-        raise _damaged("the array's file is missing", path, folder)
+        raise damaged_file("the array's file is missing", path, store=store)
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         if size != expected:
-            raise _damaged(f"the array's file has {size:,} bytes and should have {expected:,}", path, folder)
+            what = f"the array's file has {size:,} bytes and should have {expected:,}"
+            raise damaged_file(what, path, store=store)
         if os.pread(file.fileno(), len(index), size - len(index)) != index:
-            raise _damaged("the array's shard index is not the one of a plain array", path, folder)
+            raise damaged_file("the array's shard index is not the one of a plain array", path, store=store)
         mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     return np.frombuffer(mapping, dtype=dtype, count=n)
 
 
-def _damaged(what: str, path: Path, folder: Path) -> StoreError:
-    store = folder.parents[2]
-    return StoreError(
-        what, where=str(path), fix=f"scmf-store verify {store}; then restore that file or convert the sources again"
-    )
+def damaged_file(what: str, path: Path, *, store: Path) -> StoreError:
+    """Error about one file of a store, with the command that says what else is wrong."""
+    command = f"scmf-store verify {shlex.quote(str(store))}"
+    return StoreError(what, where=str(path), fix=f"{command}; then restore that file or convert the sources again")

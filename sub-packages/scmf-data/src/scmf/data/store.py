@@ -19,7 +19,7 @@ import numpy.typing as npt
 from scmf.core.errors import StoreError
 from scmf.data.manifest import Manifest, PartRecord, read_manifest
 from scmf.data.reading import MAPPED, Reading, allow_files, choose_reading
-from scmf.data.shard import map_shard
+from scmf.data.shard import damaged_file, map_shard
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -354,8 +354,4 @@ def bytes_of_arrays(manifest: Manifest) -> int:
 
 def damaged(what: str, part: Path, array: str) -> StoreError:
     """Error about one array of a part."""
-    return StoreError(
-        what,
-        where=str(part / "X" / array),
-        fix=f"scmf-store verify {part.parent}; then restore that file or convert the sources again",
-    )
+    return damaged_file(what, part / "X" / array, store=part.parent)

@@ -26,7 +26,7 @@ from scmf.data.ingest.copy_cells import copy_cells
 from scmf.data.ingest.part_filler import PartFiller
 from scmf.data.ingest.statistics import CellHistograms, add_pairs, pairs, sum_rows
 from scmf.data.manifest import Manifest, PartRecord, SourceRecord
-from scmf.data.store import CellStore, Part
+from scmf.data.store import CellStore, Part, damaged
 from scmf.data.store_writer import StoreWriter
 
 LongArray = npt.NDArray[np.int64]
@@ -156,7 +156,7 @@ def scan_part(part: Part, keys: KeyArray) -> Any:
         values = np.asarray(part.indices[span]), np.asarray(part.data[span])
         if len(values[0]) and int(values[0].max()) >= len(keys):
             what = f"a cell names gene {values[0].max():,}, the store has {len(keys):,}"
-            raise StoreError(what, where=str(part.path), fix=f"scmf-store verify {part.path.parent}")
+            raise damaged(what, part.path, "indices")
         totals, hashes = np.empty(len(rows), np.int64), np.empty(len(rows), np.uint64)
         sum_rows(lengths, values, keys, (totals, hashes))
         yield lengths, totals, hashes

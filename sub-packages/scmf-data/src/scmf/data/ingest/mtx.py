@@ -7,6 +7,7 @@ Parse and the Single Cell Expression Atlas write. Source: the NIST description o
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,7 +151,8 @@ def find_matrix(path: Path) -> Path:
     found = mtx_files(path)
     if len(found) > 1:
         what = f"the folder has {len(found)} matrices: {', '.join(p.name for p in found[:5])}"
-        fix = f"name one of them, or one store for all: scmf-store convert {found[0]} {found[1]} ... --dest DIR"
+        two = shlex.join(map(str, found[:2]))
+        fix = f"name one of them, or one store for all: scmf-store convert {two} ... --dest DIR"
         raise refuse("D062", what, where=str(path), fix=fix)
     return found[0]
 
