@@ -18,7 +18,8 @@ from scmf.core.errors import InputError
 from scmf.data.cli import store_command
 from scmf.data.ingest.blocks import iter_blocks
 from scmf.data.ingest.genes import GeneWishes
-from scmf.data.ingest.source import ReadWishes, open_source
+from scmf.data.ingest.recognise import open_source
+from scmf.data.ingest.source import ReadWishes
 from scmf.data.store import CellStore
 from support.formats import (
     NAMELESS,

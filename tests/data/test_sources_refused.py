@@ -26,7 +26,7 @@ from scipy.sparse import csr_matrix
 from scmf.core.errors import InputError
 from scmf.data.ingest.convert import convert
 from scmf.data.ingest.plan import ConvertOptions
-from scmf.data.ingest.source import open_source
+from scmf.data.ingest.recognise import open_source
 
 DATA = Path(__file__).parents[2].parent / "shared" / "data"
 

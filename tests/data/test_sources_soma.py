@@ -13,7 +13,7 @@ from scmf.core.errors import InputError
 from scmf.data.ingest.convert import convert
 from scmf.data.ingest.genes import GeneWishes
 from scmf.data.ingest.plan import ConvertOptions
-from scmf.data.ingest.source import open_source
+from scmf.data.ingest.recognise import open_source
 from scmf.data.store import CellStore
 
 needs_soma = pytest.mark.skipif(importlib.util.find_spec("tiledbsoma") is None, reason="needs scmf-data[soma]")

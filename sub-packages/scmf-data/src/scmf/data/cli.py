@@ -13,7 +13,7 @@ from scmf.core.command import Parser
 from scmf.core.errors import run_command
 from scmf.data import cli_check, cli_edit, cli_ledger, cli_rank_order, cli_shuffle
 from scmf.data.cli_check import add_check
-from scmf.data.cli_convert import add_convert, convert_command, positive
+from scmf.data.cli_convert import add_convert, convert_command, positive, print_line
 from scmf.data.cli_coverage import add_coverage, coverage
 from scmf.data.cli_info import add_info, info
 from scmf.data.cli_ledger import add_ledger, add_seen
@@ -134,18 +134,18 @@ def _add_vocabulary(commands: Any) -> None:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from scmf.data.ingest.progress import Progress
+    from scmf.data.progress import Progress
     from scmf.data.verify import size_of_store, verify_store
 
     faults = 0
     with Progress("verifying", size_of_store(options.store), unit="bytes") as progress:
         for line in verify_store(options.store, on_bytes=progress.advance):
-            _print(line)
+            print_line(line)
             faults += 1
     if faults:
         sys.stderr.write(f"{faults} {'fault' if faults == 1 else 'faults'} in {options.store}\n")
         return 1
-    _print(f"{options.store}: sound")
+    print_line(f"{options.store}: sound")
     return 0
 
 
@@ -156,23 +156,23 @@ def _bench(options: argparse.Namespace) -> int:
 
     if options.cold:
         cold = bench_cold(CellStore.open(options.store))
-        _print(json.dumps(cold.as_dict(), indent=2) if options.json else "\n".join(cold_lines(cold)))
+        print_line(json.dumps(cold.as_dict(), indent=2) if options.json else "\n".join(cold_lines(cold)))
         return 0
     report = bench_store(CellStore.open(options.store))
     if options.json:
-        _print(json.dumps(report.as_dict(), indent=2))
+        print_line(json.dumps(report.as_dict(), indent=2))
         return 0
-    _print(f"{report.n_cells:,} cells, {report.values_per_cell:,.0f} values a cell")
+    print_line(f"{report.n_cells:,} cells, {report.values_per_cell:,.0f} values a cell")
     for rate in report.rates:
         speed = f"{rate.cells_per_s:>12,.0f} cells/s  {rate.cells_per_cpu_s:>12,.0f} cells/CPU-s"
-        _print(f"{rate.pattern:<26}{speed}  {rate.bytes_per_s / 1e6:>8,.0f} MB/s")
+        print_line(f"{rate.pattern:<26}{speed}  {rate.bytes_per_s / 1e6:>8,.0f} MB/s")
     for note in report.notes:
-        _print(f"note: {note}")
+        print_line(f"note: {note}")
     return 0
 
 
 def _tokens(options: argparse.Namespace) -> int:
-    from scmf.data.ingest.progress import Progress
+    from scmf.data.progress import Progress
     from scmf.data.rank import RankTokenizer
     from scmf.data.store import CellStore
     from scmf.data.token_table import write_tokens
@@ -184,14 +184,16 @@ def _tokens(options: argparse.Namespace) -> int:
     tokenizer = RankTokenizer(vocabulary, gene_ids=store.gene_ids, seq_length=seq_length)
     with Progress("tokens", len(store)) as progress:
         tokens = write_tokens(store, tokenizer, options.out, on_cells=progress.advance)
-    _print(f"{options.out}: {len(store):,} cells, {tokens:,} tokens of {vocabulary.name}, at most {seq_length} a cell")
+    print_line(
+        f"{options.out}: {len(store):,} cells, {tokens:,} tokens of {vocabulary.name}, at most {seq_length} a cell"
+    )
     return 0
 
 
 def _vocabulary(options: argparse.Namespace) -> int:
     from scmf.data.coverage import measure_coverage
-    from scmf.data.ingest.progress import Progress
     from scmf.data.medians import write_vocabulary
+    from scmf.data.progress import Progress
     from scmf.data.store import CellStore
 
     store = CellStore.open(options.store)
@@ -203,13 +205,9 @@ def _vocabulary(options: argparse.Namespace) -> int:
             framed=options.framed,
             on_cells=progress.advance,
         )
-    _print(f"{options.out}: {len(vocabulary):,} tokens, fingerprint {vocabulary.fingerprint}")
-    _print(str(measure_coverage(vocabulary, store)))
+    print_line(f"{options.out}: {len(vocabulary):,} tokens, fingerprint {vocabulary.fingerprint}")
+    print_line(str(measure_coverage(vocabulary, store)))
     return 0
-
-
-def _print(line: str) -> None:
-    sys.stdout.write(line + "\n")
 
 
 if __name__ == "__main__":

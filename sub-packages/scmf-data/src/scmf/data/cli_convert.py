@@ -86,14 +86,9 @@ def convert_command(options: argparse.Namespace) -> int:
 
 def made(manifest: Manifest, dest: Path) -> str:
     """The last line: what there is now, and how to look at it."""
-    size = f"{manifest.n_cells:,} cells x {len(manifest.gene_ids):,} genes in {total_bytes(manifest) / 1e6:,.1f} MB"
+    size = f"{manifest.n_cells:,} cells x {len(manifest.gene_ids):,} genes in {manifest.n_bytes / 1e6:,.1f} MB"
     parts = "1 part" if len(manifest.parts) == 1 else f"{len(manifest.parts)} parts"
     return f"{dest}: {size}, {parts}; look at it with: scmf-store info {shlex.quote(str(dest))}"
-
-
-def total_bytes(manifest: Manifest) -> int:
-    """Bytes of all files of a store but the manifest."""
-    return sum(file.bytes for part in manifest.parts for file in part.files.values())
 
 
 def positive(text: str) -> int:

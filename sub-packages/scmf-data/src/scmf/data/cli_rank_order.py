@@ -20,8 +20,8 @@ def rank_order(options: argparse.Namespace) -> int:
         StoreError: no intact store there, or the destination is taken.
         VocabularyError: no such vocabulary, or it cannot rank this store.
     """
-    from scmf.data.ingest.progress import Progress
     from scmf.data.manifest import read_manifest
+    from scmf.data.progress import Progress
     from scmf.data.rank_order import write_rank_ordered
     from scmf.data.vocabulary import load_vocabulary
 

@@ -168,6 +168,11 @@ class Manifest(Config):
     """What was done to the store since its sources were converted: added, merged, chosen, dropped."""
 
     @property
+    def n_bytes(self) -> int:
+        """Bytes of all files but the manifest."""
+        return sum(file.bytes for part in self.parts for file in part.files.values())
+
+    @property
     def fingerprint(self) -> str:
         """xxh3-128 over the genes and every file's checksum: another one when a cell or a label changes."""
         state = xxhash.xxh3_128()

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from scmf.core.errors import StoreError
 from scmf.data import svg
-from scmf.data.cli_info import describe_store
+from scmf.data.facts import describe_store
 from scmf.data.store import CellStore
 from scmf.data.store_writer import replace_file
 

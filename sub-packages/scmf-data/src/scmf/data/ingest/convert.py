@@ -33,9 +33,9 @@ from scmf.data.ingest.journal import ConversionFolder, Identity, program_version
 from scmf.data.ingest.making import cells_of_part
 from scmf.data.ingest.part_filler import Tally
 from scmf.data.ingest.plan import ConvertOptions, Plan, Request
-from scmf.data.ingest.progress import Progress
 from scmf.data.ingest.workers import run_jobs
 from scmf.data.manifest import Manifest
+from scmf.data.progress import Progress
 from scmf.data.store import CellStore, Part
 
 __all__ = ["SOURCE_COLUMN", "Conversion", "convert", "make_parts"]

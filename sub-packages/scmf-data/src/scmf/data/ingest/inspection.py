@@ -24,11 +24,12 @@ from scmf.data.ingest.genes import SourceGenes, check_species, number_genes, spe
 from scmf.data.ingest.known_genes import VocabularyShare, vocabulary_findings, vocabulary_shares
 from scmf.data.ingest.mend import Mender
 from scmf.data.ingest.plan import Plan, Request, SourcePlan, check_tables, join_obsm, source_genes, source_obsm
-from scmf.data.ingest.progress import Progress
-from scmf.data.ingest.source import Matrix, ReadWishes, Source, open_source, reading
+from scmf.data.ingest.recognise import open_source
+from scmf.data.ingest.source import Matrix, ReadWishes, Source, reading
 from scmf.data.ingest.survey import Survey, survey
 from scmf.data.manifest import ObsmRecord
 from scmf.data.orthologs import release_tables
+from scmf.data.progress import Progress
 
 Array = npt.NDArray[Any]
 Log = Callable[[str], None]

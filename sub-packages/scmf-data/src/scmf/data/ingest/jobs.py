@@ -30,7 +30,8 @@ from scmf.data.ingest.genes import column_numbers
 from scmf.data.ingest.kernels import first_fault
 from scmf.data.ingest.part_filler import Fault, PartFiller, Tally
 from scmf.data.ingest.plan import ConvertOptions, Plan, SourcePlan
-from scmf.data.ingest.source import Matrix, ReadWishes, Source, open_source, reading
+from scmf.data.ingest.recognise import open_source
+from scmf.data.ingest.source import Matrix, ReadWishes, Source, reading
 from scmf.data.ingest.statistics import Pairs, pairs, save_gene_histogram
 from scmf.data.ingest.turned import is_turned, turn, turned
 from scmf.data.manifest import Checksum, PartRecord

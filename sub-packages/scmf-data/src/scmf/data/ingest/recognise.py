@@ -65,8 +65,17 @@ _TEXT_SUFFIXES: Final = frozenset({".csv", ".tsv", ".txt", ".tab", ".gz", ".coun
 _TAR_MAGIC: Final = slice(257, 262)
 
 
-def open_recognised(path: Path, wishes: ReadWishes) -> Source:
-    """Open a path with the reader of its format; InputError where there is none."""
+def open_source(path: Path, wishes: ReadWishes | None = None) -> Source:
+    """Open anything that conversion reads; the format is recognised by content.
+
+    Args:
+        path: a file or folder.
+        wishes: what the user says about reading.
+
+    Raises:
+        InputError: D001 and others: nothing there, or nothing that can be read; the message says what it is.
+    """
+    path, wishes = Path(path), wishes or ReadWishes()
     if not path.exists():
         raise refuse("D001", "there is no such file", where=str(path))
     if path.is_dir():

@@ -172,21 +172,6 @@ class Source(ABC):
         return f"cell {names[0]}, gene {names[1]}"
 
 
-def open_source(path: Path, wishes: ReadWishes | None = None) -> Source:
-    """Open anything that conversion reads; the format is recognised by content.
-
-    Args:
-        path: a file or folder.
-        wishes: what the user says about reading.
-
-    Raises:
-        InputError: D001 and others: nothing there, or nothing that can be read; the message says what it is.
-    """
-    from scmf.data.ingest.recognise import open_recognised
-
-    return open_recognised(Path(path), wishes or ReadWishes())
-
-
 @contextmanager
 def reading(path: str | Path, element: str) -> Iterator[None]:
     """Turn a library's complaints about damaged bytes into a refusal that names the element.
