@@ -101,7 +101,7 @@ def build_engine(config: MainConfig, layout: Layout) -> Engine:
 def train(
     changes: dict[str, Any], steps: int, *, save: Path | None = None, load: Path | None = None, first: int = 0
 ) -> list[tuple[float, float]]:
-    """Losses and gradient norms of steps [first, first + steps); optionally from and to a folder of shards."""
+    """Losses and gradient norms (-1: left out) of some steps; optionally from and to a folder of shards."""
     config = tiny_config(**changes)
     with join_world() as world, lay_out(world, config.trainer.parallel) as layout:
         engine = build_engine(config, layout)
@@ -111,7 +111,7 @@ def train(
         for step in range(first, first + steps):
             batch = drawn_step(step, replica=layout.replica, replicas=layout.replicas)
             report = engine.train_step(batch, step=step)
-            reports.append((report.loss.mean, float("nan") if report.grad_norm is None else report.grad_norm))
+            reports.append((report.loss.mean, -1.0 if report.grad_norm is None else report.grad_norm))
         if save is not None:
             engine.save(save)
         return reports

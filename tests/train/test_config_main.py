@@ -28,15 +28,26 @@ from scmf.data.config_order import (
 from scmf.model.config import EncoderConfig, MlmTask
 from scmf.train.config import (
     CheckpointConfig,
+    EmaConfig,
     LogConfig,
     MainConfig,
-    OptimizerConfig,
     ParallelConfig,
-    ScheduleConfig,
     TrainerConfig,
     ValidateConfig,
     load_config,
 )
+from scmf.train.optimizer_config import OPTIMIZERS
+from scmf.train.schedule import (
+    ConstantConfig,
+    CosineConfig,
+    ExponentialConfig,
+    InverseSqrtConfig,
+    LinearConfig,
+    PlateauConfig,
+    ScheduleConfig,
+    WsdConfig,
+)
+from scmf.train.stalls import EarlyStopConfig
 
 MINIMAL = """\
 data:
@@ -268,6 +279,24 @@ BALANCED = BalancedConfig(by="cell_type")
 
 
 @st.composite
+def schedules(draw: st.DrawFn, warmup: int, hold: int, lr: float) -> ScheduleConfig:
+    """Any kind that needs no more than `warmup + hold` steps and one."""
+    floor = draw(
+        st.sampled_from([{}, {"min_lr": draw(st.floats(lr / 9, lr))}, {"min_ratio": draw(st.floats(0.1, 1.0))}])
+    )
+    cls = draw(st.sampled_from([ConstantConfig, CosineConfig, LinearConfig, ExponentialConfig, InverseSqrtConfig,
+                                PlateauConfig, WsdConfig]))  # fmt: skip
+    given: dict[str, Any] = {} if cls is ConstantConfig else dict(floor)
+    if issubclass(cls, WsdConfig):
+        return WsdConfig(warmup_steps=warmup, decay_steps=max(1, hold), decay=draw(st.sampled_from(["linear", "sqrt"])))
+    if issubclass(cls, CosineConfig | LinearConfig | ExponentialConfig):
+        given |= {"hold_steps": hold, "horizon": draw(st.none() | st.just(warmup + hold + 1))}
+    if cls is InverseSqrtConfig:
+        given["timescale"] = draw(st.integers(1, 10**6))
+    return cls(warmup_steps=warmup, **given)
+
+
+@st.composite
 def configs(draw: st.DrawFn) -> MainConfig:
     """Valid configs over the whole range of every field."""
     tensor, pipeline = draw(st.sampled_from([1, 2, 4])), draw(st.sampled_from([1, 2, 3]))
@@ -278,11 +307,11 @@ def configs(draw: st.DrawFn) -> MainConfig:
     heads = draw(multiples(tensor, 16))
     warmup, hold = draw(st.integers(0, 10**6)), draw(st.integers(0, 10**6))
     lr = draw(st.floats(1e-8, 10.0))
-    kind = draw(st.sampled_from(["cosine", "linear", "constant"]))
-    curve = kind != "constant"
+    schedule = draw(schedules(warmup, hold, lr))
+    optimizers = [cls for cls in OPTIMIZERS.values() if tensor == 1 or cls.elementwise]
+    validate = draw(st.integers(1, 10**6) | (st.nothing() if isinstance(schedule, PlateauConfig) else st.none()))
     mask = draw(st.floats(0.0, 1.0))
     text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
-    floor = st.floats(0.0, lr)
     epochs = draw(st.booleans())
     order = draw(st.sampled_from([RandomOrderConfig(), BlockOrderConfig(block=16, window=64)]))
     # Weights that differ and blocks exclude each other.
@@ -318,17 +347,17 @@ def configs(draw: st.DrawFn) -> MainConfig:
             init_from=draw(st.none() | text),
         ),
         trainer=TrainerConfig(
-            max_steps=None if epochs else warmup + hold + draw(st.integers(1, 10**6)),
+            max_steps=None if epochs else warmup + hold + draw(st.integers(2, 10**6)),
             max_epochs=draw(st.floats(1e-3, 100.0)) if epochs else None,
             devices=draw(st.sampled_from(["auto", tensor * pipeline * replicas])),
             nodes=nodes,
             precision=draw(st.sampled_from(["fp32", "bf16", "auto"])),
             parallel=ParallelConfig(tensor=tensor, pipeline=pipeline, sequence=tensor > 1 and draw(st.booleans())),
-            optimizer=OptimizerConfig(lr=lr, clip=draw(st.none() | st.floats(1e-3, 10.0))),
-            schedule=ScheduleConfig(
-                kind=kind, warmup_steps=warmup, hold_steps=hold if curve else 0, min_lr=draw(floor) if curve else 0.0
-            ),
-            validate=ValidateConfig(every=draw(st.none() | st.integers(1, 10**6)), batches=draw(st.integers(1, 99))),
+            optimizer=draw(st.sampled_from(optimizers))(lr=lr, clip=draw(st.none() | st.floats(1e-3, 10.0))),
+            schedule=schedule,
+            ema=draw(st.none() | st.builds(EmaConfig, decay=st.floats(0.1, 0.9999), validate=st.booleans())),
+            early_stop=None if validate is None else draw(st.none() | st.just(EarlyStopConfig(patience=3))),
+            validate=ValidateConfig(every=validate, batches=draw(st.integers(1, 99))),
             checkpoint=CheckpointConfig(every=draw(st.integers(1, 10**6)), keep_best=draw(st.integers(0, 9))),
             log=LogConfig(tensorboard=draw(st.booleans())),
             result_dir=draw(text),

@@ -191,9 +191,62 @@ BROKEN = [
         "below the peak",
     ),
     (
-        ["trainer.schedule.kind=constant", "trainer.schedule.hold_steps=5"],
-        "trainer.schedule.kind=constant never comes down, and hold_steps=5, min_lr=0.0 describe the floor",
-        "kind: cosine",
+        ["trainer.schedule.min_lr=0.0001", "trainer.schedule.min_ratio=0.5"],
+        "trainer.schedule.min_lr=0.0001 and trainer.schedule.min_ratio=0.5 both set the floor",
+        "null for one",
+    ),
+    (
+        ["trainer.schedule={kind: exponential, min_ratio: 0.0}"],
+        "trainer.schedule.kind=exponential never reaches a floor of 0.0",
+        "min_ratio: 0.01",
+    ),
+    (
+        ["trainer.schedule={kind: inverse_sqrt}"],
+        "trainer.schedule.kind=inverse_sqrt falls on the scale of the warm-up, and warmup_steps=0",
+        "timescale: 1000",
+    ),
+    (
+        ["trainer.schedule={kind: wsd, warmup_steps: 50, decay_steps: 30, hold_steps: 20}"],
+        ("trainer.schedule.warmup_steps=50 and decay_steps=30 and hold_steps=20 take 100 steps, and the whole run has "
+        "trainer.max_steps=100"),
+        "shorten them",
+    ),
+    (
+        ["trainer.schedule.horizon=40", "trainer.schedule.warmup_steps=40"],
+        ("trainer.schedule.warmup_steps=40 and hold_steps=0 take 40 steps, and the whole run has "
+        "trainer.schedule.horizon=40"),
+        "shorten them",
+    ),
+    (
+        ["trainer.schedule={kind: plateau}", "trainer.validate.every=null"],
+        "trainer.schedule.kind looks at the validation loss, and trainer.validate.every=null takes none",
+        "validate.every: 100",
+    ),
+    (
+        ["trainer.early_stop={patience: 3}", "trainer.validate.every=null"],
+        "trainer.early_stop looks at the validation loss, and trainer.validate.every=null takes none",
+        "validate.every: 100",
+    ),
+    (
+        ["trainer.early_stop={patience: 3, metric: val/ema_loss}"],
+        "trainer.early_stop.metric=val/ema_loss is the loss of averaged weights, and trainer.ema takes none",
+        "metric: val/loss",
+    ),
+    (
+        ["trainer.optimizer={kind: muon, lr: 0.001}", "trainer.parallel.tensor=2"],
+        "trainer.optimizer.kind=muon needs every matrix whole, and trainer.parallel.tensor=2 splits it over ranks",
+        "optimizer.kind: adamw",
+    ),
+    (
+        ["trainer.optimizer={kind: muon, lr: 0.001}", "trainer.parallel.shard_optimizer=true"],
+        ("trainer.optimizer.kind=muon needs every matrix whole, and trainer.parallel.shard_optimizer=true splits it "
+        "over ranks"),
+        "shard_optimizer: false",
+    ),
+    (
+        ["trainer.optimizer={kind: muon, lr: 0.001}", "trainer.parallel.fsdp=true"],
+        "trainer.optimizer.kind=muon needs every matrix whole, and trainer.parallel.fsdp=true splits it over ranks",
+        "fsdp: false",
     ),
     (
         ["trainer.schedule.warmup_steps=60", "trainer.schedule.hold_steps=40"],
@@ -274,10 +327,13 @@ def test_every_rule_of_the_code_is_in_the_table_above():
     from scmf.data import config_order as order
     from scmf.model import config as model
     from scmf.train import config as train
+    from scmf.train import schedule
 
-    written = sum(inspect.getsource(module).count("yield Fault(") for module in (data, order, model, train, rules))
-    # Three sizes share `_splits`; a vocabulary of unknown size shares a rule with one of a known size.
-    assert len(BROKEN) == written + 2 + 1
+    modules = (data, order, model, train, schedule, rules)
+    written = sum(inspect.getsource(module).count("yield Fault(") for module in modules)
+    # Three sizes share `_splits`; a vocabulary of unknown size shares a rule with one of a known size; so do three
+    # lengths of schedules, two who look at validations, and three ways to split a matrix.
+    assert len(BROKEN) == written + 2 + 1 + 2 + 1 + 2
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,8 @@ import torch
 from torch import nn
 
 from scmf.core.errors import TrainingError
-from scmf.train.config import ScheduleConfig
 from scmf.train.optimizer import mark_decay, optimizer_parameters
-from scmf.train.schedule import learning_rate
+from scmf.train.schedule import CosineConfig
 from support.alone import alone
 from support.tiny import build_engine, drawn_step, tiny_config
 
@@ -73,22 +72,14 @@ def test_a_loss_that_is_not_finite_changes_nothing(engine):
         assert torch.equal(parameter, before[name]) or name == "output_layer.bias"
 
 
-COSINE = ScheduleConfig(kind="cosine", warmup_steps=10, hold_steps=20, min_lr=1e-5)
+COSINE = CosineConfig(warmup_steps=10, hold_steps=20, min_lr=1e-5)
 
 
 def test_the_rate_rises_falls_and_holds():
-    rates = [learning_rate(COSINE, peak=1e-3, step=step, max_steps=100) for step in range(120)]
+    rates = [COSINE.rate(step, peak=1e-3, max_steps=100) for step in range(120)]
     assert rates[0] == pytest.approx(1e-3 / 11)
     assert max(rates) == rates[10] == 1e-3
     assert rates[:11] == sorted(rates[:11])
     assert rates[10:80] == sorted(rates[10:80], reverse=True)
     assert rates[45] == pytest.approx((1e-3 + 1e-5) / 2)  # half of the 70 steps of cosine
     assert rates[80:] == [pytest.approx(1e-5)] * 40
-
-
-def test_linear_goes_straight_to_the_floor_and_constant_stays():
-    linear = COSINE.replace(kind="linear")
-    assert learning_rate(linear, peak=1e-3, step=45, max_steps=100) == pytest.approx((1e-3 + 1e-5) / 2)
-    assert learning_rate(linear, peak=1e-3, step=80, max_steps=100) == pytest.approx(1e-5)
-    constant = ScheduleConfig(kind="constant", warmup_steps=10)
-    assert {learning_rate(constant, peak=1e-3, step=s, max_steps=100) for s in range(10, 100)} == {1e-3}

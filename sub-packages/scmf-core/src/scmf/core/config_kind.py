@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any, get_args
 
@@ -37,6 +37,8 @@ class Kinds:
     """
 
     built_in: Mapping[str, type[BaseModel]]
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Other spellings of built-in names: read, and written back as the one name."""
 
     def class_of(self, base: type[BaseModel], kind: object) -> type[BaseModel]:
         """The class that a `kind:` names; raises KindError."""
@@ -44,6 +46,7 @@ class Kinds:
             return next(iter(self.built_in.values()))
         if not isinstance(kind, str):
             raise KindError(f"kind must be text, not {kind!r}", self._choices(base))
+        kind = self.aliases.get(kind, kind)
         if kind in self.built_in:
             return self.built_in[kind]
         if "." not in kind:
@@ -77,6 +80,8 @@ class Kinds:
             fault = PydanticCustomError("fault", "{what}; {fix}", {"what": error.what, "fix": error.fix})
             details = InitErrorDetails(type=fault, loc=("kind",), input=value.get("kind"))
             raise ValidationError.from_exception_data(base.__name__, [details]) from None
+        if value.get("kind") in self.aliases:
+            value = {**value, "kind": self.aliases[value["kind"]]}
         if mode == "json":
             # In a document a list is a tuple's and text a path's only spelling; pydantic knows that of JSON.
             return cls.model_validate_json(to_json(value, inf_nan_mode="constants"))

@@ -24,6 +24,7 @@ import xxhash
 from scmf.core.errors import CheckpointError
 from scmf.train.config import CheckpointConfig
 from scmf.train.faults import Tally
+from scmf.train.stalls import Stalls
 
 FORMAT = "scmf-checkpoint-1"
 RECORD = "checkpoint.json"
@@ -56,6 +57,10 @@ class Progress:
     versions: dict[str, str]
     faults: Tally = field(default_factory=Tally)
     """What has gone wrong so far, and the data that rollbacks have passed over."""
+    stalls: Stalls = field(default_factory=Stalls)
+    """What validations have counted for early stopping and the plateau schedule."""
+    optimizer: dict[str, str | bool] = field(default_factory=lambda: {"kind": "adamw", "ema": False})
+    """What a resumed run must have unchanged of the optimizer: what it keeps. A record without it is of AdamW."""
 
 
 class CheckpointFolder:
@@ -211,7 +216,8 @@ def read_progress(folder: Path) -> Progress:
     """
     progress = _read_record(folder)["progress"]
     try:
-        return Progress(**{**progress, "faults": Tally.of(progress.get("faults", {}))})
+        read = {"faults": Tally.of(progress.get("faults", {})), "stalls": Stalls.of(progress.get("stalls", {}))}
+        return Progress(**{**progress, **read})
     except (TypeError, ValueError, AttributeError) as error:
         raise _unreadable(folder / RECORD, str(error)) from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,9 @@ from scmf.core.errors import ConfigError
 from scmf.data.config import CellsConfig, DataConfig
 from scmf.model.config import EncoderConfig, ModelConfig
 from scmf.train.faults import FaultsConfig
+from scmf.train.optimizer_config import OPTIMIZERS, OptimizerConfig
+from scmf.train.schedule import ALIASES, SCHEDULES, CosineConfig, PlateauConfig, ScheduleConfig
+from scmf.train.stalls import EarlyStopConfig
 
 PositiveFloat = Annotated[float, Field(gt=0.0)]
 Ranks = Annotated[int, Field(ge=1, le=65_536)]
@@ -118,36 +122,16 @@ class Fp8Config(Config):
             )
 
 
-class OptimizerConfig(Config):
-    """AdamW with decoupled decay on linear and embedding weights; none on biases and norms."""
+class EmaConfig(Config):
+    """A running average of the weights, in fp32, beside the weights that train."""
 
-    kind: Literal["adamw"] = "adamw"
-    """Which optimizer. Megatron's `adam` decouples decay too, so BioNeMo's recipes are AdamW as well."""
-    lr: PositiveFloat
-    """Peak learning rate."""
-    weight_decay: Annotated[float, Field(ge=0.0, le=1.0)] = 0.01
-    """Decoupled decay, multiplied by the learning rate each step. Source: BioNeMo, PyTorch."""
-    beta1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
-    """Decay of the gradient's running mean. Source: Adam."""
-    beta2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.999
-    """Decay of the squared gradient's running mean. Source: Adam."""
-    eps: PositiveFloat = 1e-8
-    """Added to the root of the squared gradient's mean. Source: Adam."""
-    clip: PositiveFloat | None = 1.0
-    """Largest L2 norm of the gradient over all parameters; null does not clip."""
-
-
-class ScheduleConfig(Config):
-    """Learning rate by optimizer step: linear warm-up, a curve down to the floor, then held."""
-
-    kind: Literal["cosine", "linear", "constant"] = "cosine"
-    """Curve from the peak to the floor; constant stays at the peak."""
-    warmup_steps: StepsOrNone = 0
-    """Steps of linear rise from 0 to the peak."""
-    hold_steps: StepsOrNone = 0
-    """Steps at the end of the run that stay at the floor. Source: NeMo's CosineAnnealing `constant_steps`."""
-    min_lr: Annotated[float, Field(ge=0.0)] = 0.0
-    """The floor of the learning rate."""
+    decay: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.999
+    """Share of the average that every step keeps; 0.999 averages about the last 1,000 steps."""
+    warmup: bool = True
+    """Keep less in early steps, (1 + step) / (10 + step), so that the first weights are soon forgotten."""
+    # Not `validate`, which is pydantic's.
+    validation: bool = Field(default=True, alias="validate")
+    """Take the validation loss with the averaged weights too: val/ema_loss."""
 
 
 class ValidateConfig(Config):
@@ -200,10 +184,14 @@ class TrainerConfig(Config):
     """How products are computed in eight bits; only with precision: fp8."""
     parallel: ParallelConfig = ParallelConfig()
     """How the model is laid over the ranks."""
-    optimizer: OptimizerConfig
+    optimizer: Annotated[OptimizerConfig, Kinds(OPTIMIZERS)]
     """What a step does with the gradient."""
-    schedule: ScheduleConfig = ScheduleConfig()
+    schedule: Annotated[ScheduleConfig, Kinds(SCHEDULES, ALIASES)] = CosineConfig()
     """Learning rate by step."""
+    ema: EmaConfig | None = None
+    """Running average of the weights; null keeps none."""
+    early_stop: EarlyStopConfig | None = None
+    """End before max_steps where the held-out loss no longer falls; null never does."""
     # pydantic has a method of the name `validate`, so the attribute is `validation`; the key has one spelling.
     validation: ValidateConfig = Field(default=ValidateConfig(), alias="validate")
     """Loss on held-out cells while training."""
@@ -240,6 +228,7 @@ class TrainerConfig(Config):
         yield from super().faults()
         yield from self._clock_faults()
         yield from self._schedule_faults()
+        yield from self._optimizer_faults()
 
     def _clock_faults(self) -> Iterator[Fault]:
         if self.max_steps is None and self.max_epochs is None:
@@ -252,27 +241,41 @@ class TrainerConfig(Config):
             )
 
     def _schedule_faults(self) -> Iterator[Fault]:
-        schedule, lr = self.schedule, self.optimizer.lr
-        if schedule.min_lr > lr:
+        for fault in self.schedule.run_faults(peak=self.optimizer.lr, max_steps=self.max_steps):
+            yield replace(fault, key=f"schedule.{fault.key}")
+        for key, wanted in (
+            ("schedule.kind", isinstance(self.schedule, PlateauConfig)),
+            ("early_stop", self.early_stop is not None),
+        ):
+            if wanted and self.validation.every is None:
+                yield Fault(
+                    key,
+                    f"trainer.{key} looks at the validation loss, and trainer.validate.every=null takes none",
+                    "write validate.every: 100, or leave it out",
+                )
+        measured = self.ema is not None and self.ema.validation
+        if self.early_stop is not None and self.early_stop.metric == "val/ema_loss" and not measured:
             yield Fault(
-                "schedule.min_lr",
-                f"trainer.schedule.min_lr={schedule.min_lr} is above the peak trainer.optimizer.lr={lr}",
-                "use a floor below the peak; a hundredth of it is usual",
+                "early_stop.metric",
+                "trainer.early_stop.metric=val/ema_loss is the loss of averaged weights, and trainer.ema takes none",
+                "write ema: {decay: 0.999}, or metric: val/loss",
             )
-        if schedule.kind == "constant" and (schedule.hold_steps or schedule.min_lr):
+
+    def _optimizer_faults(self) -> Iterator[Fault]:
+        """What needs a matrix whole gets it whole."""
+        optimizer, parallel = self.optimizer, self.parallel
+        split = {
+            "tensor": parallel.tensor > 1,
+            "shard_optimizer": parallel.shard_optimizer,
+            "fsdp": parallel.fsdp,
+        }
+        for key in (key for key, wanted in split.items() if wanted and not optimizer.elementwise):
             yield Fault(
-                "schedule.kind",
-                f"trainer.schedule.kind=constant never comes down, and hold_steps={schedule.hold_steps}, "
-                f"min_lr={schedule.min_lr} describe the floor",
-                "write hold_steps: 0 and min_lr: 0.0, or kind: cosine",
-            )
-        taken = schedule.warmup_steps + schedule.hold_steps
-        if self.max_steps is not None and taken >= self.max_steps:
-            yield Fault(
-                "schedule.warmup_steps",
-                f"trainer.schedule.warmup_steps={schedule.warmup_steps} and hold_steps={schedule.hold_steps} take "
-                f"{taken} steps, and the whole run has trainer.max_steps={self.max_steps}",
-                "shorten them, or lengthen the run",
+                "optimizer.kind",
+                f"trainer.optimizer.kind={optimizer.kind} needs every matrix whole, and trainer.parallel.{key}="
+                f"{str(getattr(parallel, key)).lower()} splits it over ranks",
+                f"write {key}: {1 if key == 'tensor' else 'false'} (pipeline and plain data parallelism are fine), or "
+                "optimizer.kind: adamw",
             )
 
 

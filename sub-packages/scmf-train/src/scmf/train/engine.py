@@ -18,11 +18,11 @@ from scmf.model.megatron import MegatronOptimizer
 from scmf.model.seam import cuda_type_names
 from scmf.model.transformer_config import Arithmetic, Fp8, Precision
 from scmf.train.config import MainConfig
+from scmf.train.ema import Average
 from scmf.train.fsdp import ShardedModel, ShardedOptimizer
 from scmf.train.gradients import gather_parameters, squared_norm, wrap_stages
 from scmf.train.layout import Layout, seed_step
 from scmf.train.optimizer import apply_settings, build_optimizer, loss_scale_can_fall, update
-from scmf.train.schedule import learning_rate
 from scmf.train.sharded import load_shards, load_weights, stage_shards
 from scmf.train.staging import Staging, WriteShards
 from scmf.train.step import LossSum, Passes
@@ -88,6 +88,8 @@ class Engine:
         self.passes = Passes(models, layout, in_step=sharded)
         self.n_parameters = sum(count_parameters(stage, layout) for stage in self.stages)
         """Trained numbers of the whole model, a tied matrix counted once."""
+        self.average = None if trainer.ema is None else Average(self.optimizer, trainer.ema)
+        """Running average of the weights, where the config asks for one."""
         self._staging = Staging()
 
     def _arithmetic(self) -> Arithmetic:
@@ -117,15 +119,17 @@ class Engine:
         (stage,) = self.stages
         return stage
 
-    def train_step(self, batch: StepBatch, *, step: int) -> StepReport:
+    def train_step(self, batch: StepBatch, *, step: int, reductions: int = 0) -> StepReport:
         """Forward, backward, clip, update; a step whose loss or gradient is not finite changes nothing.
 
         Args:
             batch: this replica's microbatches.
             step: from 0.
+            reductions: times that a plateau schedule has lowered the rate.
         """
         begun = time.perf_counter()
-        lr = learning_rate(self.settings.schedule, peak=self.settings.optimizer.lr, step=step, max_steps=self.max_steps)
+        peak, schedule = self.settings.optimizer.lr, self.settings.schedule
+        lr = schedule.rate(step, peak=peak, max_steps=self.max_steps, reductions=reductions)
         seed_step(self.layout, seed=self.settings.seed, step=step)
         # Megatron hands the gradient buffer to the optimizer as `.grad`: left there, backward would add to it twice.
         self.optimizer.zero_grad()
@@ -138,12 +142,25 @@ class Engine:
         norm = math.sqrt(square) if math.isfinite(square) and math.isfinite(loss.total) else None
         if norm is not None:
             update(self.optimizer, self.settings.optimizer, lr=lr, norm=norm)
+            if self.average is not None:
+                self.average.follow(step=step)
         overflow = overflow and math.isfinite(loss.total) and loss_scale_can_fall(self.optimizer)
         return StepReport(loss, norm, lr, batch.cells, time.perf_counter() - begun, overflow=overflow)
 
     def evaluate(self, batches: Iterable[StepBatch]) -> LossSum:
         """Loss of held-out cells; draws no random numbers."""
         return self.passes.evaluate(batches)
+
+    def evaluate_average(self, batches: Iterable[StepBatch]) -> LossSum:
+        """The same with the averaged weights; collective.
+
+        Raises:
+            RuntimeError: the config keeps none.
+        """
+        if self.average is None:
+            raise RuntimeError("trainer.ema is null: there are no averaged weights")
+        with self.average.in_place(self.passes.models):
+            return self.passes.evaluate(batches)
 
     def stage(self) -> WriteShards:
         """Copy this rank's state to the host, for a save that is written while the run goes on; collective."""
@@ -160,11 +177,21 @@ class Engine:
         # The groups come back with the settings they were saved with; this run's config decides.
         apply_settings(self.optimizer, self.settings.optimizer)
 
-    def load_weights(self, folder: Path) -> None:
-        """Read weights alone; collective."""
-        load_weights(folder, stages=self.stages, layout=self.layout)
+    def load_weights(self, folder: Path, *, average: bool = False) -> None:
+        """Read weights alone; collective.
+
+        Args:
+            folder: of a checkpoint.
+            average: read the running average that trainer.ema has kept, not the weights themselves.
+
+        Raises:
+            CheckpointError: unreadable, of another model, or without an average.
+        """
+        load_weights(folder, stages=self.stages, layout=self.layout, average=average)
         # Under bf16 the optimizer holds the fp32 originals.
         self.optimizer.reload_model_params()
+        if self.average is not None:
+            self.average.begin()
 
 
 def count_parameters(encoder: Encoder, layout: Layout) -> int:

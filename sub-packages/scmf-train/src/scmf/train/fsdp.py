@@ -2,8 +2,8 @@
 with the surface that Megatron's wrapper and optimizer have for the engine.
 
 torch's `fully_shard`: every layer's weights are gathered in the compute precision when the layer runs and dropped
-after it, gradients are scattered in fp32 after every microbatch, and weights, gradients and AdamW's state are kept
-in fp32, a share of them on each rank. Megatron's own FSDP needs CUDA at import, so that no test could run it here.
+after it, gradients are scattered in fp32 after every microbatch, and weights, gradients and the optimizer's state are
+kept in fp32, a share of them on each rank. Megatron's own FSDP needs CUDA at import, so that no test could run it here.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from scmf.model.transformer_config import DTYPES, Precision
-from scmf.train.config import OptimizerConfig
 from scmf.train.gradients import all_targets
 from scmf.train.layout import Layout
 from scmf.train.optimizer import decays, mark_decay
+from scmf.train.optimizer_config import OptimizerConfig
 from scmf.train.tensors import local
 
 
@@ -78,11 +78,11 @@ class ShardedModel(nn.Module):
 
 
 class ShardedOptimizer:
-    """What Megatron's optimizers are to the engine: torch's AdamW over this rank's shards.
+    """What Megatron's optimizers are to the engine: an optimizer of torch's over this rank's shards.
 
     Args:
         model: sharded.
-        config: rates, decay, betas.
+        config: which; one that updates each number by itself.
         layout: of data-parallel ranks.
         precision: in which checkpoints keep the weights beside their fp32 originals, as those of other layouts do.
     """
@@ -95,7 +95,7 @@ class ShardedOptimizer:
             {"params": [p for p in model.parameters() if decays(p) is flag], "wd_mult": float(flag)}
             for flag in (True, False)
         ]
-        self.optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=True)
+        self.optimizer = config.build(groups)
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from scmf.core.errors import CheckpointError
 from scmf.train.checkpoint import Progress
-from scmf.train.config import MainConfig
+from scmf.train.config import MainConfig, TrainerConfig
 
 FREE = frozenset({"init_from", "init_std", "hidden_dropout", "attention_dropout", "task"})
 """Keys of the model section that may change at a resume: they are no part of the weights' meaning. (The task's
@@ -22,6 +22,11 @@ def model_identity(config: MainConfig, precision: str) -> dict[str, Any]:
     return {**kept, "seq_length": config.data.tokenizer.seq_length, "precision": precision}
 
 
+def optimizer_identity(trainer: TrainerConfig) -> dict[str, str | bool]:
+    """Which tensors the optimizer keeps, for the record; its rates may change at a resume."""
+    return {**trainer.optimizer.state(), "ema": trainer.ema is not None}
+
+
 def refuse_another_run(here: Progress, there: Progress, folder: Path, *, by_epochs: bool) -> None:
     """Compare what a run is with what a checkpoint says; the first difference is told.
 
@@ -32,12 +37,13 @@ def refuse_another_run(here: Progress, there: Progress, folder: Path, *, by_epoc
         by_epochs: the length was given in epochs, so that the number of steps follows the batch size.
 
     Raises:
-        CheckpointError: another seed, model, data, or batch size under epochs.
+        CheckpointError: another seed, model, data, optimizer, or batch size under epochs.
     """
     pairs = [
         ("trainer.seed", here.seed, there.seed),
         *_pairs("model", here.model, there.model),
         *_pairs("data", here.data, there.data),
+        *_pairs("trainer.optimizer", here.optimizer, there.optimizer),
     ]
     if by_epochs:
         pairs.append(("data.global_batch_size with max_epochs", here.global_batch_size, there.global_batch_size))

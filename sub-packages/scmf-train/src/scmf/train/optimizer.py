@@ -1,4 +1,4 @@
-"""AdamW through Megatron's wrappers. In: a wrapped model. Out: an optimizer whose decay follows module types."""
+"""Optimizers in Megatron's wrappers. In: a wrapped model. Out: an optimizer whose decay follows module types."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from scmf.model.megatron import (
 )
 from scmf.model.seam import cuda_type_names
 from scmf.model.transformer_config import DTYPES, Precision
-from scmf.train.config import OptimizerConfig
 from scmf.train.gradients import clip, parts
+from scmf.train.optimizer_config import AdamWConfig, OptimizerConfig
 
 NORM_NAMES = ("LayerNorm", "RMSNorm", "TENorm")
 
@@ -35,13 +35,13 @@ def build_optimizer(
     precision: Precision,
     shard: bool = False,
 ) -> MegatronOptimizer:
-    """AdamW over the parameters of a DistributedDataParallel-wrapped model.
+    """The optimizer of a DistributedDataParallel-wrapped model, with fp32 state and, under bf16, fp32 main parameters.
 
-    fp32 state and, under bf16, fp32 main parameters.
+    Megatron builds AdamW (Transformer Engine's on GPUs); in the same wrapper another kind takes its place.
 
     Args:
         models: Megatron's DistributedDataParallel around each stage of this rank.
-        config: rates, decay, betas.
+        config: which, its rates and decay.
         groups: Megatron's ProcessGroupCollection.
         precision: of the model's parameters.
         shard: each data-parallel rank keeps the state of its share; the models are wrapped for it.
@@ -52,9 +52,6 @@ def build_optimizer(
         optimizer="adam",
         lr=config.lr,
         weight_decay=config.weight_decay,
-        adam_beta1=config.beta1,
-        adam_beta2=config.beta2,
-        adam_eps=config.eps,
         clip_grad=config.clip or 0.0,
         bf16=precision in ("bf16", "fp8"),
         fp16=precision == "fp16",
@@ -67,12 +64,45 @@ def build_optimizer(
         optimizer = get_megatron_optimizer(
             settings,
             list(models),
-            config_overrides={ParamKey(attr="no_weight_decay"): {"wd_mult": 0.0}},
+            config_overrides=_overrides(config),
             use_gloo_process_groups=False,
             pg_collection=groups,
         )
+    if not isinstance(config, AdamWConfig):
+        _exchange(optimizer, config)
     apply_settings(optimizer, config)
     return optimizer
+
+
+def _overrides(config: OptimizerConfig) -> dict[ParamKey, dict[str, Any]]:
+    """What Megatron makes groups of parameters by."""
+    overrides: dict[ParamKey, dict[str, Any]] = {ParamKey(attr="no_weight_decay"): {"wd_mult": 0.0}}
+    if config.by_matrix:
+        overrides[ParamKey(attr="hidden_matrix")] = {"hidden_matrix": True}
+    return overrides
+
+
+def _exchange(optimizer: MegatronOptimizer, config: OptimizerConfig) -> None:
+    """Put the config's optimizer in the place of the AdamW that Megatron has built, over the same groups.
+
+    The wrappers hold fp32 copies of the parameters, or this rank's share of them, in these groups; they know
+    nothing else of the optimizer inside.
+    """
+    for part in parts(optimizer):
+        if part.optimizer is None:
+            continue
+        groups = part.optimizer.param_groups
+        for group in groups:
+            for key in part.optimizer.defaults:
+                group.pop(key, None)
+            group.setdefault("hidden_matrix", False)
+        # Shares of fp32 parameters are views of them, which torch refuses as parameters and updates all the same.
+        held = [group["params"] for group in groups]
+        for group, params in zip(groups, held, strict=True):
+            group["params"] = [p for p in params if p.is_leaf]
+        part.optimizer = config.build(groups)
+        for group, params in zip(groups, held, strict=True):
+            group["params"] = params
 
 
 def apply_settings(optimizer: MegatronOptimizer, config: OptimizerConfig) -> None:
@@ -80,20 +110,38 @@ def apply_settings(optimizer: MegatronOptimizer, config: OptimizerConfig) -> Non
 
     Args:
         optimizer: whose groups are written.
-        config: decay, betas, epsilon. The learning rate is written at every step.
+        config: decay and what is the kind's own. The learning rate is written at every step.
     """
     for group in optimizer.param_groups:
         group["weight_decay"] = config.weight_decay * group["wd_mult"]
-        group["betas"], group["eps"] = (config.beta1, config.beta2), config.eps
-        if group["params"] and group["params"][0].device.type == "cpu":
+        group.update(config.settings(group))
+        if isinstance(config, AdamWConfig) and group["params"] and group["params"][0].device.type == "cpu":
             # torch's one-pass kernel; on GPUs Megatron has taken Transformer Engine's.
             group["fused"], group["foreach"] = True, False
+
+
+def describe_optimizer(config: OptimizerConfig, *, ema: float | None) -> str:
+    """One line for the console.
+
+    Args:
+        config: of the run.
+        ema: decay of the averaged weights, if they are kept.
+    """
+    words = [f"optim  {config.kind}, peak lr {config.lr:g}"]
+    if config.weight_decay and not config.decoupled:
+        words.append(
+            f"weight_decay {config.weight_decay:g} is classic L2, added to the gradient (adamw keeps it apart)"
+        )
+    elif config.weight_decay:
+        words.append(f"weight_decay {config.weight_decay:g}, decoupled")
+    return "; ".join([*words, *([] if ema is None else [f"average of the weights with decay {ema:g}"])])
 
 
 def mark_decay(model: nn.Module) -> None:
     """Mark every parameter that takes no weight decay with the attribute `no_weight_decay`.
 
-    By module type, not by name: matrices of linears and embeddings decay; biases and all of a norm do not.
+    By module type, not by name: matrices of linears and embeddings decay; biases and all of a norm do not. Those of
+    linears inside the layers also get `hidden_matrix`.
 
     Raises:
         TrainingError: a parameter of a module type that is in neither class.
@@ -104,6 +152,8 @@ def mark_decay(model: nn.Module) -> None:
             if id(parameter) not in seen:
                 seen.add(id(parameter))
                 parameter.no_weight_decay = not _decays(module, key, where=f"{name}.{key}")
+                inside = "layers" in name.split(".") and "Linear" in type(module).__name__
+                parameter.hidden_matrix = inside and not parameter.no_weight_decay
 
 
 def decays(parameter: nn.Parameter) -> bool:

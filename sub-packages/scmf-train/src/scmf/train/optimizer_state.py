@@ -23,6 +23,8 @@ from scmf.train.gradients import parts
 from scmf.train.tensors import local
 
 Shape = tuple[int, ...]
+AVERAGE = "ema"
+"""Name of the weights' running average among the states of an optimizer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,13 +127,18 @@ def take_optimizer(optimizer: MegatronOptimizer, state: Mapping[str, Any], wante
 
 def _entries(weight: Any, name: str, tensor: Tensor, share: Share) -> Iterator[Any]:
     """Megatron's ShardedTensors of one state of one parameter."""
-    key = f"optimizer.state.{name}.{weight.key}"
+    key = state_key(name, weight.key)
     if share.first is None:
         yield replace(weight, key=key, data=tensor, dtype=tensor.dtype)
         return
     for offset, size, at in rectangles(share.first, share.first + share.main.numel(), tuple(share.parameter.shape)):
         run = tensor.view(-1)[at - share.first : at - share.first + math.prod(size)]
         yield part_entry(weight, key=key, data=run.view(size), offset=offset)
+
+
+def state_key(name: str, weight: str) -> str:
+    """Name in a checkpoint of one state of one parameter."""
+    return f"optimizer.state.{name}.{weight}"
 
 
 def part_entry(weight: Any, *, key: str, data: Tensor, offset: Shape) -> Any:
@@ -196,18 +203,19 @@ def initialise(optimizer: MegatronOptimizer) -> None:
         inner = part.optimizer
         if inner is None or inner.state or not any(group["params"] for group in inner.param_groups):
             continue
-        rates = [group["lr"] for group in inner.param_groups]
+        settings = [(group["lr"], group["weight_decay"]) for group in inner.param_groups]
         mains = [main for group in inner.param_groups for main in group["params"]]
         gradients = [main.grad for main in mains]
         for group in inner.param_groups:
-            group["lr"] = 0.0
+            # Classic L2 decay is a gradient too.
+            group["lr"], group["weight_decay"] = 0.0, 0.0
         for main in mains:
             main.grad = torch.zeros_like(main)
         inner.step()
         for main, gradient in zip(mains, gradients, strict=True):
             main.grad = gradient
-        for group, rate in zip(inner.param_groups, rates, strict=True):
-            group["lr"] = rate
+        for group, (rate, decay) in zip(inner.param_groups, settings, strict=True):
+            group["lr"], group["weight_decay"] = rate, decay
         _count_from(inner, 0)
 
 

@@ -29,8 +29,10 @@ from scmf.train.engine import Engine
 from scmf.train.layout import Layout
 from scmf.train.memory import describe_microbatch, fit_microbatch
 from scmf.train.metrics import Metrics, MetricsFile, MetricSink, TensorBoardMirror
+from scmf.train.optimizer import describe_optimizer
 from scmf.train.run_directory import RunDirectory, start_record
 from scmf.train.signals import REQUEUE
+from scmf.train.stalls import refuse_without_validation
 from scmf.train.start import claim
 from scmf.train.trainer import Trainer
 
@@ -104,6 +106,7 @@ def build_trainer(config: MainConfig, layout: Layout) -> tuple[Trainer, Resolved
         ScmfError: any section that cannot be built here.
     """
     stream = together(lambda: open_cells(config, layout))
+    together(lambda: refuse_without_validation(config.trainer, stream.n_validation))
     config = with_steps(config, stream.n_train)
     resolved = together(lambda: resolve(config, layout, config.trainer.steps))
     seq_length = config.data.tokenizer.seq_length
@@ -168,14 +171,26 @@ def run(config: MainConfig, layout: Layout, *, resume: str | None) -> int:
         if trainer.step >= resolved.max_steps:
             console.say(f"nothing to do: the run is at step {trainer.step:,} of {resolved.max_steps:,}")
             return 0
+        if trainer.stopped_early:
+            console.say(
+                f"nothing to do: trainer.early_stop has ended the run at step {trainer.step:,}; a larger "
+                "trainer.early_stop.patience, or null, goes on"
+            )
+            return 0
         ended, folder = trainer.fit(metrics, console), trainer.directory.path
         if not ended:
             console.say(f"asked to end: saved at step {trainer.step:,}, exit code {REQUEUE}; --resume auto goes on")
             return REQUEUE
-        console.say(
-            f"done: {counted(resolved.max_steps, 'step')}, {trainer.cells_seen:,} cells; the run is in {folder}"
-        )
+        together(lambda: _note_end(trainer))
+        console.say(f"done: {counted(trainer.step, 'step')}, {trainer.cells_seen:,} cells; the run is in {folder}")
         return 0
+
+
+def _note_end(trainer: Trainer) -> None:
+    """Why the run has ended, in run.json."""
+    if trainer.engine.layout.world.is_first:
+        reason = "early_stop" if trainer.stopped_early else "max_steps"
+        trainer.directory.note_end({"reason": reason, "step": trainer.step, "best": trainer.stalls.stop.best})
 
 
 def _open(trainer: Trainer, resolved: Resolved) -> Console:
@@ -198,7 +213,7 @@ def describe(trainer: Trainer, resolved: Resolved) -> list[str]:
     config, stream = trainer.config, trainer.stream
     sizes = _sizes(trainer)
     batch = config.data.global_batch_size
-    layout = trainer.engine.layout
+    layout, ema = trainer.engine.layout, config.trainer.ema
     lines = [
         (
             f"data   {len(stream.store):,} cells: {stream.n_train:,} train, {stream.n_validation:,} validation; "
@@ -213,6 +228,7 @@ def describe(trainer: Trainer, resolved: Resolved) -> list[str]:
             f"{resolved.replicas}; {counted(batch, 'cell')} a step, {counted(resolved.max_steps, 'step')}, "
             f"{resolved.max_steps * batch / stream.n_train:.1f} epochs"
         ),
+        describe_optimizer(config.trainer.optimizer, ema=None if ema is None else ema.decay),
     ]
     if resolved.microbatch != Resolved.microbatch:
         lines.append(f"memory the microbatch asked for did not fit; {resolved.microbatch} does, {batch:,} cells a step")

@@ -116,6 +116,19 @@ class RunDirectory:
         starts = json.loads(self.record.read_text())["starts"] if self.record.exists() else []
         _replace(self.record, json.dumps({"starts": [*starts, record]}, indent=1) + "\n")
 
+    def note_end(self, end: dict[str, Any]) -> None:
+        """Write why a run has ended beside its last start in run.json.
+
+        Args:
+            end: plain values.
+
+        Raises:
+            TrainingError: the folder cannot be written.
+        """
+        starts = json.loads(self.record.read_text())["starts"]
+        starts[-1]["ended"] = end
+        _replace(self.record, json.dumps({"starts": starts}, indent=1) + "\n")
+
 
 def _still_named(file: TextIO) -> bool:
     """Whether the open file is the one that has its name now."""

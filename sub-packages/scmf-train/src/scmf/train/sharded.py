@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from scmf.core.errors import CheckpointError
 from scmf.model.megatron import MegatronOptimizer, dist_checkpointing
 from scmf.train.layout import Layout
-from scmf.train.optimizer_state import optimizer_entries, take_optimizer
+from scmf.train.optimizer_state import AVERAGE, optimizer_entries, state_key, take_optimizer
 from scmf.train.staging import Staging, WriteShards
 from scmf.train.tensors import local
 from scmf.train.world import lost_contact
@@ -35,6 +35,7 @@ _INDEX_TYPES = frozenset(
         ("torch", "device"),
         ("torch", "float32"),
         ("torch", "bfloat16"),
+        ("torch", "float16"),
         ("torch.serialization", "_get_layout"),
         ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
         *(
@@ -88,14 +89,28 @@ def load_shards(folder: Path, *, stages: Stages, optimizer: MegatronOptimizer, l
         take_optimizer(optimizer, state["optimizer"], places)
 
 
-def load_weights(folder: Path, *, stages: Stages, layout: Layout) -> None:
+def load_weights(folder: Path, *, stages: Stages, layout: Layout, average: bool = False) -> None:
     """Read the model's weights alone, into a model of the same sizes.
 
+    Args:
+        folder: of the shards.
+        stages: of this rank.
+        layout: of this run.
+        average: read the running average that the optimizer has kept, which is fp32, in their place.
+
     Raises:
-        CheckpointError: unreadable, or of another model.
+        CheckpointError: unreadable, of another model, or without an average.
     """
     check_index(folder)
-    _take_weights(stages, _load(folder, {"model": _sharded_weights(stages, layout)})["model"])
+    wanted = _sharded_weights(stages, layout)
+    if average:
+        wanted = {key: _average_entry(weight) for key, weight in wanted.items()}
+    _take_weights(stages, _load(folder, {"model": wanted})["model"])
+
+
+def _average_entry(weight: Any) -> Any:
+    """Where the average of a weight is in a checkpoint."""
+    return replace(weight, key=state_key(AVERAGE, weight.key), data=weight.data.float(), dtype=torch.float32)
 
 
 def check_index(folder: Path) -> None:

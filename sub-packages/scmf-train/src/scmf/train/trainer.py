@@ -20,13 +20,14 @@ from scmf.train.config import MainConfig
 from scmf.train.console import Console
 from scmf.train.engine import Engine, StepReport
 from scmf.train.faults import Tally, must_roll_back, refuse_bad_cells
-from scmf.train.identity import model_identity
+from scmf.train.identity import model_identity, optimizer_identity
 from scmf.train.interval import Interval, peak_resident_bytes, perplexity, step_line
 from scmf.train.metrics import Metrics, cut_after
 from scmf.train.run_directory import RunDirectory, versions, writing
 from scmf.train.saver import Saver, SaveReport
 from scmf.train.seen_cells import SeenRecord
 from scmf.train.signals import StopSignals
+from scmf.train.stalls import Stalls, watches_validation
 from scmf.train.watchdog import Watchdog
 
 
@@ -64,6 +65,7 @@ class Trainer:
         self.step = 0
         self.cells_seen = 0
         self.tally = Tally()
+        self.stalls = Stalls()
         self._failed_saves: list[SaveReport] = []
         """Saves in a row that failed."""
         self._first = world.is_first
@@ -80,22 +82,32 @@ class Trainer:
         """
         with self.signals, self.watchdog:
             going = True
-            while going and self.step < self.engine.max_steps:
+            while going and not self.over:
                 with self._batches() as batches:
                     going = self._train(batches, metrics, console)
-                if going and self.step < self.engine.max_steps:
+                if going and not self.over:
                     self._roll_back(metrics, console)
             self._leave_saved(console)
         return going
 
+    @property
+    def stopped_early(self) -> bool:
+        """Whether trainer.early_stop has ended the run; the same on every rank."""
+        return self.stalls.ends(self.config.trainer.early_stop)
+
+    @property
+    def over(self) -> bool:
+        """Whether no step is left to do."""
+        return self.step >= self.engine.max_steps or self.stopped_early
+
     def _train(self, batches: LookAhead, metrics: Metrics, console: Console) -> bool:
         """Steps up to the last one, or to one that asks for a rollback; False where a signal asks to end."""
         faults, interval = self.config.trainer.on_fault, Interval()
-        while self.step < self.engine.max_steps:
+        while not self.over:
             batch = self._next(batches, console)
             if batch is None:
                 return False
-            report = self.engine.train_step(batch, step=self.step)
+            report = self.engine.train_step(batch, step=self.step, reductions=self.stalls.reductions)
             self.step += 1
             self.cells_seen += batch.cells
             self.tally = self.tally.after_step(good=report.grad_norm is not None or report.overflow)
@@ -161,14 +173,14 @@ class Trainer:
             numbers |= self._numbers(report, interval)
             interval.start_again()
         with interval.paused():
-            numbers |= self._validate()
+            numbers |= self._heard(self._validate(), console)
         if numbers:
             metrics.write(self.step, numbers)
             batch = self.config.data.global_batch_size
             parts = step_line(self.step, self.engine.max_steps, numbers, batch=batch)
             console.say("  ".join(parts))
             console.at(self.step, parts[1])
-        if self._due(self.config.trainer.checkpoint.every):
+        if self._due(self.config.trainer.checkpoint.every) or self.stopped_early:
             with interval.paused():
                 self._save(console, numbers.get("val/loss"))
 
@@ -193,8 +205,24 @@ class Trainer:
             return {}
         self.watchdog.beat(f"validation at step {self.step:,}")
         batches = (self.stream.validation(i) for i in range(settings.batches))
-        loss = self.engine.evaluate(batch for batch in batches if batch is not None).mean
-        return {"val/loss": loss, "val/perplexity": perplexity(loss)}
+        held_out = [batch for batch in batches if batch is not None]
+        loss = self.engine.evaluate(held_out).mean
+        numbers = {"val/loss": loss, "val/perplexity": perplexity(loss)}
+        ema = self.config.trainer.ema
+        if ema is not None and ema.validation:
+            numbers["val/ema_loss"] = self.engine.evaluate_average(held_out).mean
+        return numbers
+
+    def _heard(self, numbers: dict[str, float], console: Console) -> dict[str, float]:
+        """What a validation means for the rate and for the end of the run, in the first rank's words; collective."""
+        trainer = self.config.trainer
+        if not numbers or not watches_validation(trainer):
+            return numbers
+        before = self.stalls
+        self.stalls = on_first(lambda: before.after_validation(numbers, trainer))
+        for line in self.stalls.lines(before, trainer, step=self.step):
+            console.say(line)
+        return numbers | self.stalls.numbers(trainer)
 
     def _record_cells(self, cell_ids: list[int]) -> None:
         if self.config.trainer.log.cell_ids and self._first:
@@ -216,6 +244,8 @@ class Trainer:
             layout={"world": layout.world.size, "tensor": layout.model.tensor, "pipeline": layout.model.pipeline},
             versions=versions(),
             faults=self.tally,
+            stalls=self.stalls,
+            optimizer=optimizer_identity(self.config.trainer),
         )
 
     def _save(self, console: Console, val_loss: float | None = None) -> None:
@@ -269,6 +299,7 @@ class Trainer:
     def _take(self, folder: Path, progress: Progress) -> None:
         self.engine.load(folder)
         self.step, self.cells_seen, self.tally = progress.step, progress.cells_seen, progress.faults
+        self.stalls = progress.stalls
         self._seen.take(folder, cells_seen=self.cells_seen)
         if folder.resolve().parent == self.checkpoints.path.resolve():
             self.saver.saved_step = progress.step
