@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from scmf.core.errors import StoreError
+from scmf.data.genes import load_gene_table
 from scmf.data.ingest.convert import convert
 from scmf.data.ingest.plan import ConvertOptions
 from scmf.data.ledger import Ledger
@@ -140,3 +141,16 @@ def test_a_damaged_store_gives_no_ledger(demo_store, tmp_path):
     path.write_bytes(whole)
     with pytest.raises(StoreError):
         ledger_of(CellStore.open(tmp_path / "s"))
+
+
+def test_a_file_that_needs_flags_is_answered_with_both_commands(run, demo_h5ad, demo_store, tmp_path):
+    table = anndata.read_h5ad(demo_h5ad)[:, :500].copy()
+    human = load_gene_table("human")
+    table.var = table.var.iloc[:, :0].set_axis([human[g].symbol if g in human else g for g in table.var_names])
+    table.var_names_make_unique()
+    table.write_h5ad(tmp_path / "my cells.h5ad")
+    assert run("ledger", demo_store.path, "--out", tmp_path / "a.ledger")[0] == 0
+    code, _, err = run("seen", tmp_path / "my cells.h5ad", "--ledger", tmp_path / "a.ledger")
+    convert = f"scmf-store convert '{tmp_path}/my cells.h5ad' --dest DIR --gene-ids map"
+    assert code == 1
+    assert err.splitlines()[2] == f"  fix:   {convert}; then scmf-store seen DIR --ledger {tmp_path}/a.ledger"

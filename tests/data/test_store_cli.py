@@ -212,3 +212,16 @@ def test_tokens_says_what_is_wrong_with_the_file_to_make(run, demo_store, tmp_pa
     lines = run("tokens", demo_store.path, "--vocabulary", "geneformer-v2", "--out", tmp_path / out)[2].splitlines()
     assert lines[0] == f"error: {what}"
     assert fix.format(tmp=tmp_path) in lines[2]
+
+
+def test_flags_of_tokens_vocabulary_name_split_and_shuffle_quality_are_obeyed(run, demo_store, tmp_path):
+    store, out = shutil.copytree(demo_store.path, tmp_path / "s"), tmp_path / "v.parquet"
+    assert run("vocabulary", store, "--out", out, "--framed")[0] == 0
+    assert load_vocabulary(str(out)).framed
+    assert run("tokens", store, "--vocabulary", out, "--seq-length", 64, "--out", tmp_path / "t.parquet")[0] == 0
+    assert pq.read_table(tmp_path / "t.parquet").column("length").unique().to_pylist() == [64]
+    assert run("name-split", store, "mine", "--train", "batch=celseq2", "--validation", "batch=dropseq")[0] == 0
+    assert run("name-split", store, "mine", "--remove")[1] == f"{store}: split mine removed\n"
+    assert not CellStore.open(store).manifest.splits
+    quality = ("shuffle-quality", store, "--by", "batch", "--batch-size", 16, "--seed")
+    assert run(*quality, 1)[1] == run(*quality, 1)[1] != run(*quality, 2)[1]

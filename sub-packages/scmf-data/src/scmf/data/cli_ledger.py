@@ -40,6 +40,7 @@ def add_seen(seen: argparse.ArgumentParser) -> None:
 
 def ledger(options: argparse.Namespace) -> int:
     """Write the ledger of a store."""
+    from scmf.data.progress import Progress
     from scmf.data.seen import ledger_of
     from scmf.data.store import CellStore
 
@@ -47,7 +48,8 @@ def ledger(options: argparse.Namespace) -> int:
     path = options.out or options.store.absolute().with_name(f"{options.store.absolute().name}.ledger")
     _check_outside(path, options.store)
     path.parent.mkdir(parents=True, exist_ok=True)
-    made = ledger_of(store, scratch=path.parent)
+    with Progress("ledger", len(store)) as progress:
+        made = ledger_of(store, scratch=path.parent, on_cells=progress.advance)
     made.save(path)
     sys.stdout.write(f"{path}: {len(store):,} cells, {describe(made)}\n")
     return 0
@@ -108,9 +110,12 @@ def _convert(path: Path, dest: Path, *, id_space: IdSpace, name: Path) -> None:
     try:
         convert([path], dest, wishes, log=lambda _: None)
     except ScmfError as error:
-        place, file = shlex.quote(str(path)), shlex.quote(str(name))
-        fix = f"{error.fix}; convert it yourself with the right flags: scmf-store convert {place} --dest DIR, then "
-        raise type(error)(error.what, where=error.where, fix=f"{fix}scmf-store seen DIR --ledger {file}") from error
+        # The command that mends it names the temporary folder, which is gone by then.
+        fix = error.fix.replace(shlex.quote(str(dest)), "DIR")
+        if "--dest DIR" not in fix:
+            fix += f", or another way to read it: scmf-store convert {shlex.quote(str(path))} --dest DIR"
+        fix += f"; then scmf-store seen DIR --ledger {shlex.quote(str(name))}"
+        raise type(error)(error.what, where=error.where, fix=fix) from error
 
 
 def _answer(split: SeenSplit, ledger: Ledger) -> Iterator[str]:
