@@ -66,6 +66,16 @@ def test_a_misspelt_word_is_answered_with_the_command_that_was_meant(words, says
     assert caught.value.fix == fix
 
 
+def test_flags_between_positional_words_are_all_in_the_command_that_was_meant():
+    train = Parser(prog="scmf-x")
+    train.add_argument("--config", required=True)
+    train.add_argument("--dry-run", action="store_true")
+    train.add_argument("overrides", nargs="*")
+    with pytest.raises(ConfigError) as caught:
+        train.parse_intermixed_args(["--config", "a b.yaml", "x=1", "--dry_run", "y=2"])
+    assert caught.value.fix == "scmf-x --config 'a b.yaml' x=1 --dry-run y=2"
+
+
 def test_the_command_that_was_meant_is_accepted():
     with pytest.raises(ConfigError) as caught:
         parser().parse_args(["convert", "a", "--dst", "out"])

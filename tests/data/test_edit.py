@@ -244,6 +244,18 @@ def run(capsys, *arguments):
     return (caught.value.code or 0, *capsys.readouterr())
 
 
+def test_a_destination_that_is_taken_is_not_answered_with_a_flag_that_the_command_lacks(
+    files, stores, tmp_path, capsys
+):
+    shutil.copytree(stores[0].path, tmp_path / "s")
+    for words in (["merge", stores[1].path], ["subset", stores[1].path, "--where", "donor=d0"]):
+        code, _, err = run(capsys, *words, "--dest", tmp_path / "s")
+        assert (code, err.splitlines()[0]) == (1, "error: the destination is a store already")
+        assert err.splitlines()[2] == "  fix:   name another --dest"
+    _, _, err = run(capsys, "convert", files[0], "--dest", tmp_path / "s")
+    assert "add --overwrite to replace it" in err
+
+
 def test_the_commands_say_what_they_made(files, stores, tmp_path, capsys):
     a, b, both = (store.path for store in stores)
     shutil.copytree(a, tmp_path / "s")

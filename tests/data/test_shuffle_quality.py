@@ -114,5 +114,7 @@ def test_the_command_refuses_what_has_no_batches(demo_store):
         store_command([*common, "x", "--batch-size", "200"])
     with pytest.raises(StoreError, match="no column 'x'"):
         store_command([*common, "x"])
+    with pytest.raises(ConfigError, match="of the order blocks, and the order is random"):
+        store_command([*common, "x", "--block", "8"])
     with pytest.raises(ConfigError, match="fewer than two blocks"):
         store_command([*common, "x", "--order", "blocks", "--window", "64"])

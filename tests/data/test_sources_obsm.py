@@ -62,6 +62,11 @@ def test_obsm_of_several_sources_is_joined_or_refused(cells, tmp_path):
         convert([tmp_path / "a.h5ad", tmp_path / "b.h5ad"], tmp_path / "t", options(("spatial",)), log=lambda _: None)
     with pytest.raises(InputError, match=r"^SCMF-D065: there is no array 'X_pca'; there are spatial"):
         to_store(tmp_path / "a.h5ad", tmp_path / "t", obsm=("spatial", "X_pca"))
+    del single.obsm["spatial"]
+    single.write_h5ad(tmp_path / "none.h5ad")
+    with pytest.raises(InputError, match="there are none") as caught:
+        to_store(tmp_path / "none.h5ad", tmp_path / "t", obsm=("spatial",))
+    assert caught.value.fix == "leave out --obsm"
 
 
 def options(obsm):

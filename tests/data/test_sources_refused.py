@@ -168,7 +168,8 @@ def test_the_folder_of_a_cell_ranger_run_is_answered_with_the_matrix_in_it(tmp_p
 def test_a_store_is_no_source_and_is_used_as_it_is(demo_store):
     with pytest.raises(InputError, match="SCMF-D001: the folder is a store already") as caught:
         open_source(demo_store.path)
-    assert caught.value.fix == f"use it as it is: scmf-store info {demo_store.path}"
+    assert caught.value.fix.startswith(f"use it as it is: scmf-store info {demo_store.path}; with other stores: ")
+    assert caught.value.fix.endswith(f"scmf-store merge {demo_store.path} OTHER --dest DIR")
 
 
 def test_an_empty_folder_is_said_to_be_empty(tmp_path):

@@ -152,6 +152,21 @@ def test_the_command_of_a_refusal_is_accepted(path, tmp_path, number, make, wish
     assert len(CellStore.open(tmp_path / "s t")) == 40
 
 
+def test_files_of_two_species_are_joined_by_orthologs_and_not_emptied(path, tmp_path):
+    human(path)
+    mouse = zoo.write(tmp_path / "mouse.h5ad", zoo.cells(ids=zoo.genes("mouse")[0], symbols=False))
+    words = run(find("D013", path, mouse).fix)
+    assert words == ["check", str(path), str(mouse), "--orthologs", "human"]
+
+
+def test_a_species_that_costs_a_file_nearly_all_its_molecules_is_warned_of(path):
+    ids = [*zoo.genes("human", 57)[0], *zoo.genes("mouse", 3)[0]]
+    zoo.write(path, zoo.cells(ids=ids, symbols=False))
+    assert "of another species or without an id" in find("D029", path, species="mouse").what
+    kept = inspect_sources(Request((path,), ConvertOptions().changed(species="human")))
+    assert "D029" not in {finding.number for finding in kept.findings}
+
+
 def test_a_source_that_is_named_twice_is_named_once(path):
     human(path)
     words = run(find("D049", path, path).fix)

@@ -26,13 +26,26 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **settings)
         self.words: list[str] | None = None
         """The words last parsed; None before."""
+        self._intermixed = False
 
     def parse_known_args(  # type: ignore[override]  # one signature for argparse's two overloads
         self, args: Sequence[str] | None = None, namespace: Any = None
     ) -> Any:
         """As argparse; keeps the words for `error`."""
-        self.words = list(sys.argv[1:] if args is None else args)
+        if not self._intermixed:
+            self.words = list(sys.argv[1:] if args is None else args)
         return super().parse_known_args(args, namespace)
+
+    def parse_known_intermixed_args(  # type: ignore[override]  # one signature for argparse's two overloads
+        self, args: Sequence[str] | None = None, namespace: Any = None
+    ) -> Any:
+        """As argparse, which parses twice: the second time only what the first has left, so the words are kept here."""
+        self.words = list(sys.argv[1:] if args is None else args)
+        self._intermixed = True
+        try:
+            return super().parse_known_intermixed_args(args, namespace)
+        finally:
+            self._intermixed = False
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong with the command line, and the same command with the nearest right word.

@@ -193,8 +193,14 @@ def describe_file(path: Path) -> FileRecord:
     return FileRecord(bytes=size, checksum=state.hexdigest())
 
 
-def check_destination(dest: Path, *, overwrite: bool) -> None:
-    """Refuse a destination that is in use, unless it is a store and may be replaced."""
+def check_destination(dest: Path, *, overwrite: bool, way_out: str = "name another --dest") -> None:
+    """Refuse a destination that is in use, unless it is a store and may be replaced.
+
+    Args:
+        dest: where a store is to be.
+        overwrite: a store may be replaced.
+        way_out: what a user can do about a store that is there; only `convert` has --overwrite.
+    """
     if dest.is_symlink() or (dest.exists() and not dest.is_dir()):
         raise StoreError("the destination is not a folder", where=str(dest), fix="name another --dest")
     if not dest.exists() or not any(dest.iterdir()):
@@ -209,7 +215,7 @@ def check_destination(dest: Path, *, overwrite: bool) -> None:
         raise StoreError(
             "the destination is a store already",
             where=str(dest),
-            fix="add --overwrite to replace it, or name another --dest",
+            fix=way_out,
         )
 
 

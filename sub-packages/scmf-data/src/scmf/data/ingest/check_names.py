@@ -21,6 +21,8 @@ Array = npt.NDArray[Any]
 
 LOST_SHARE: Final = 0.05
 """Share of the molecules without an id from which somebody should look."""
+LOST_TO_SPECIES: Final = 0.9
+"""The same with `--species`: a mixture gives up about half of its molecules, a file of the other species nearly all."""
 NAMES_LOOKED_AT: Final = 50_000
 """Names of cells that the usual look reads; the full one reads all."""
 _BLOCK: Final = 1 << 16
@@ -131,15 +133,7 @@ def _space(looked: Looked, names: Sequence[str]) -> Iterator[Finding]:
 def _ids(looked: Looked, genes: SourceGenes, names: Sequence[str]) -> Iterator[Finding]:
     given = np.array(genes.ids, dtype=object)
     kept = given != ""
-    if not genes.other_species:
-        spikes = np.array([SPIKE_IN.match(n) is not None for n in names])
-        lost = share_of(looked.seen.sums, ~kept & ~spikes)
-        if lost > LOST_SHARE and not genes.other_features:
-            without = [n for n, k, s in zip(names, kept, spikes, strict=True) if not k and not s]
-            what = (
-                f"{lost:.0%} of the molecules of {looked.scope} are in {counted(len(without), 'column')} without an id"
-            )
-            yield _genes_finding(looked, "D029", what, without)
+    yield from _lost(looked, genes, names, kept)
     first_seen: dict[str, int] = {}
     again = [k for k, gene in enumerate(genes.ids) if gene and first_seen.setdefault(gene, k) != k]
     if again:
@@ -147,6 +141,27 @@ def _ids(looked: Looked, genes: SourceGenes, names: Sequence[str]) -> Iterator[F
         yield _genes_finding(looked, "D026", what, [genes.ids[k] for k in again])
     if genes.versions_stripped:
         yield looked.finding("D052", f"{counted(genes.versions_stripped, 'id')} with a version")
+
+
+def _lost(looked: Looked, genes: SourceGenes, names: Sequence[str], kept: npt.NDArray[np.bool_]) -> Iterator[Finding]:
+    """Molecules in columns that are dropped; of a mixture of species, which `--species` parts, nearly all of them."""
+    spikes = np.array([SPIKE_IN.match(n) is not None for n in names])
+    lost = share_of(looked.seen.sums, ~kept & ~spikes)
+    if genes.other_features or lost <= (LOST_TO_SPECIES if genes.other_species else LOST_SHARE):
+        return
+    without = [n for n, k, s in zip(names, kept, spikes, strict=True) if not k and not s]
+    reason = "of another species or without an id" if genes.other_species else "without an id"
+    what = f"{lost:.0%} of the molecules of {looked.scope} are in {counted(len(without), 'column')} {reason}"
+    yield _genes_finding(looked, "D029", what, without).replace(fix=_kept_again(genes))
+
+
+def _kept_again(genes: SourceGenes) -> str:
+    """How to keep what is dropped; "" where the table's words say it."""
+    if genes.other_species:
+        return "Leave the file out, make a store of its own of it, or join mouse and human with `--orthologs human`."
+    if not genes.table:
+        return ""
+    return "List them with `--gene-report FILE` and give them ids with `--gene-table FILE`; or leave it at that."
 
 
 def _others(looked: Looked, genes: SourceGenes, names: Sequence[str]) -> Iterator[Finding]:

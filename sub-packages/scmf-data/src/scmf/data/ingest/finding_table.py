@@ -162,7 +162,7 @@ FINDINGS: Final[dict[str, Kind]] = {
     ),
     "D029": Kind(
         "warning",
-        "A good part of the molecules is in columns without a gene id, which are dropped.",
+        "A good part of the molecules is in columns without a gene id, or of another species, which are dropped.",
         "Name the column with the ids of all genes with `--gene-column`, or mend the ids.",
     ),
     "D030": Kind(

@@ -28,7 +28,8 @@ _TILEDB: Final = ("__tiledb_group.tdb", "__group", "__schema")
 def open_folder(path: Path, wishes: ReadWishes) -> Source:
     """Open a folder with the reader of its format; InputError where there is none."""
     if (path / MANIFEST).is_file() and b'"scmf-cells"' in (path / MANIFEST).read_bytes()[:4096]:
-        fix = f"use it as it is: scmf-store info {shlex.quote(str(path))}"
+        place = shlex.quote(str(path))
+        fix = f"use it as it is: scmf-store info {place}; with other stores: scmf-store merge {place} OTHER --dest DIR"
         raise refuse("D001", "the folder is a store already", where=str(path), fix=fix)
     if (path / "zarr.json").is_file() or (path / ".zgroup").is_file() or (path / ".zarray").is_file():
         return _open_zarr(path)

@@ -36,6 +36,8 @@ Log = Callable[[str], None]
 T = TypeVar("T")
 
 _VALUE_NUMBERS = {number for number, _ in FAULTS.values()}
+_TWO = {"human", "mouse"}
+"""Species between which orthologs are shipped."""
 _ELEMENTS_EXPLAINED = 4
 """Elements of one file whose values are explained when none holds counts."""
 
@@ -274,7 +276,9 @@ def _together(request: Request, sources: Sequence[Inspection]) -> list[Finding]:
 
 
 def _one_species(request: Request, genes: Mapping[str, SourceGenes]) -> str:
-    """The command that keeps the species with the most genes, of those that `--species` knows."""
+    """The command that makes one species of them: orthologs where each file has one, else the one with most genes."""
+    if all(len(g.species) == 1 for g in genes.values()) and {s for g in genes.values() for s in g.species} == _TWO:
+        return request.command(orthologs="human")
     ids = [species_of(gene) for g in genes.values() for gene in g.ids if gene]
     known = [s for s in ("human", "mouse") if s in ids]
     return request.command(species=max(known, key=ids.count)) if known else ""

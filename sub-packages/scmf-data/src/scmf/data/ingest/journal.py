@@ -48,7 +48,8 @@ class ConversionFolder:
         self.path = dest.parent / f".{dest.name}.{'adding' if in_place else 'partial'}"
         self.keep = False
         if not in_place:
-            check_destination(dest, overwrite=overwrite)
+            way_out = "add --overwrite to replace it, or name another --dest"
+            check_destination(dest, overwrite=overwrite, way_out=way_out)
 
     def __enter__(self) -> Self:
         self.dest.parent.mkdir(parents=True, exist_ok=True)

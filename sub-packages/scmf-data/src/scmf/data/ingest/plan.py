@@ -186,7 +186,8 @@ def source_obsm(file: Source, matrix: Matrix, names: tuple[str, ...]) -> dict[st
     for name in names:
         where = f"{file.path}: obsm"
         if name not in known:
-            raise refuse("D065", f"there is no array {name!r}; there are {', '.join(known) or 'none'}", where=where)
+            what = f"there is no array {name!r}; there are {', '.join(known) or 'none'}"
+            raise refuse("D065", what, where=where, fix="" if known else "leave out --obsm")
         node = known[name]
         if node.shape[0] != matrix.n_cells or node.dtype.kind not in "fiub":
             what = f"{name} is {node.shape} {node.dtype} for {matrix.n_cells:,} cells"
