@@ -40,7 +40,7 @@ class ShardedModel(nn.Module):
         super().__init__()
         self.module = encoder
         self.config = encoder.config
-        self.ddp_config = SimpleNamespace(overlap_param_gather=False)
+        self.ddp_config = SimpleNamespace(overlap_param_gather=True)
         policy = MixedPrecisionPolicy(
             param_dtype=DTYPES[precision], reduce_dtype=torch.float32, cast_forward_inputs=False
         )
@@ -60,6 +60,14 @@ class ShardedModel(nn.Module):
         """Drop the gradients."""
         for parameter in self.module.parameters():
             parameter.grad = None
+
+    def start_param_sync(self, *, force_sync: bool) -> None:
+        """Drop the weights that torch keeps gathered after a forward pass: the next one gathers the present shards.
+
+        Layers drop theirs by themselves; embedding and head, which belong to the whole, wait for a backward pass.
+        """
+        del force_sync
+        self.module.reshard()
 
     @contextlib.contextmanager
     def no_sync(self) -> Iterator[None]:
