@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
-from scmf.core.errors import InputError, StoreError
+from scmf.core.errors import ConfigError, InputError, StoreError
 from scmf.data.cli import main
 from scmf.data.edit.add import add_sources
 from scmf.data.edit.merge import merge_stores
@@ -242,6 +242,19 @@ def run(capsys, *arguments):
     with pytest.raises(SystemExit) as caught:
         main([str(a) for a in arguments])
     return (caught.value.code or 0, *capsys.readouterr())
+
+
+def test_a_column_that_tells_single_cells_apart_is_not_split_into_thousands_of_stores(tmp_path):
+    from scmf.data.memory_source import write_store
+
+    n, one = 60, csr_matrix(np.eye(60, dtype=int))
+    obs = pd.DataFrame({"n_counts": np.arange(n) // 1.5, "age": np.arange(n) * 0.5}, index=[str(k) for k in range(n)])
+    store = write_store(tmp_path / "s", counts=one, obs=obs, gene_ids=tuple(f"G{k}" for k in range(n)))
+    with pytest.raises(StoreError, match="n_counts has 40 values for 60 cells"):
+        split_store(store, "n_counts", tmp_path / "by", links=True, log=quiet)
+    with pytest.raises(ConfigError, match="60 different measurements"):
+        split_store(store, "age", tmp_path / "by", links=True, log=quiet)
+    assert not (tmp_path / "by").exists()
 
 
 def test_a_destination_that_is_taken_is_not_answered_with_a_flag_that_the_command_lacks(

@@ -161,6 +161,10 @@ def test_info_writes_a_page_that_needs_nothing_else(run, demo_store, tmp_path):
     )
     top = demo_store.gene_ids[int(sums.argmax())]
     assert page.index(top) == min(page.index(g) for g in demo_store.gene_ids if g in page)
+    totals = np.concatenate([np.add.reduceat(p.data.astype(np.int64), p.indptr[:-1]) for p in demo_store.parts])
+    shown = [int(text.replace(",", "")) for text in re.findall(r"([\d,]+) to [\d,]+ counts: ", page)]
+    assert totals.min() / 1.1 < shown[0] <= totals.min() + 1
+    assert totals.max() / 1.1 < shown[-1] <= totals.max() + 1
     lengths = np.concatenate([np.diff(p.indptr) for p in demo_store.parts])
     assert f"mean {lengths.mean():,.0f}, {lengths.min():,} to {lengths.max():,}" in page
     assert run("info", demo_store.path, "--html", tmp_path / "no" / "cells.html")[0] == 1

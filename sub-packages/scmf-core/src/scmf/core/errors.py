@@ -120,6 +120,7 @@ def describe_os_error(error: OSError) -> ScmfError:
         "EROFS": "that file system is read-only: name another folder",
         "ENOENT": "check the path for a typing error",
         "EEXIST": "a part of that path is a file where a folder has to be: name another",
+        "EISDIR": "that is a folder: name a file in it, or another",
         "ENOTDIR": "a part of that path is a file where a folder has to be: name another",
         "EFBIG": "lift the limit on file sizes (ulimit -f) or name another disk, then run the same command again",
     }

@@ -45,7 +45,7 @@ def ledger(options: argparse.Namespace) -> int:
     from scmf.data.store import CellStore
 
     store = CellStore.open(options.store)
-    path = options.out or options.store.absolute().with_name(f"{options.store.absolute().name}.ledger")
+    path = options.out or _beside(options.store)
     _check_outside(path, options.store)
     path.parent.mkdir(parents=True, exist_ok=True)
     with Progress("ledger", len(store)) as progress:
@@ -53,6 +53,12 @@ def ledger(options: argparse.Namespace) -> int:
     made.save(path)
     sys.stdout.write(f"{path}: {len(store):,} cells, {describe(made)}\n")
     return 0
+
+
+def _beside(store: Path) -> Path:
+    """DIR.ledger, spelt as the user has spelt DIR; by its own name for a store that is called `.` or `..`."""
+    named = store if store.name not in {"", ".."} else store.resolve()
+    return named.with_name(f"{named.name}.ledger")
 
 
 def seen(options: argparse.Namespace) -> int:

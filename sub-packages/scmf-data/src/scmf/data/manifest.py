@@ -15,6 +15,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
 
 from scmf.core.config import Config
 from scmf.core.errors import StoreError
+from scmf.core.near_path import correction
 
 FORMAT: Final = "scmf-cells"
 VERSION: Final = 1
@@ -231,7 +232,8 @@ def read_manifest(store: Path) -> Manifest:
 def _no_store(path: Path) -> StoreError:
     """Why a path is no store, and the way to the one that was meant."""
     if not path.exists():
-        return StoreError("there is no such store", where=str(path / MANIFEST), fix="check the path for a typing error")
+        fix = correction(path, accept=lambda near: (near / MANIFEST).is_file())
+        return StoreError("there is no such store", where=str(path), fix=fix)
     if not path.is_dir():
         fix = f"name the folder of a store; to make one of this file: scmf-store convert {quote(str(path))} --dest DIR"
         return StoreError("this is a file; a store is a folder", where=str(path), fix=fix)

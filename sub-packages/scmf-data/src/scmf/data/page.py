@@ -112,10 +112,16 @@ def _library(store: CellStore, sample: _Sample) -> str:
 
         values, cells = np.unique(library_bins(sample.totals), return_counts=True)
         pairs = tuple(zip(values.tolist(), cells.tolist(), strict=True))
-    picture = svg.columns([(k, k + 1, cells) for k, cells in pairs], unit="eighths of a doubling")
+    picture = svg.columns([(k, k + 1, cells) for k, cells in pairs], unit="counts", value=_bin_start)
     middle = _median(pairs)
-    low, high = (2 ** ((k - 1) / 8) if k else 0 for k in (middle, middle + 1))
-    return picture + f"<p>median between {low:,.0f} and {high:,.0f} counts a cell; each bar is 2<sup>1/8</sup> wide</p>"
+    low, high = _bin_start(middle), _bin_start(middle + 1)
+    note = "logarithmic axis: each bar begins at 1.09 times the counts of the one before"
+    return picture + f"<p>median between {low:,.0f} and {high:,.0f} counts a cell; {note}</p>"
+
+
+def _bin_start(k: float) -> float:
+    """The lowest count of bin k of `library_histogram`: 0, then eighths of a doubling."""
+    return float(2 ** ((k - 1) / 8)) if k else 0.0
 
 
 def _middle(pairs: tuple[tuple[int, int], ...], unit: str) -> str:

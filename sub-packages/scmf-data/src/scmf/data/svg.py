@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import Final
 
@@ -14,12 +14,13 @@ _ROW: Final = 20
 _NAMES: Final = 220
 
 
-def columns(bars: Sequence[tuple[float, float, int]], *, unit: str) -> str:
-    """A histogram: each bar from one value to another on a linear axis, with its number of cells.
+def columns(bars: Sequence[tuple[float, float, int]], *, unit: str, value: Callable[[float], float] = float) -> str:
+    """A histogram: each bar from one place of the axis to another, with its number of cells.
 
     Args:
         bars: (from, to, cells), rising.
         unit: what the axis counts.
+        value: what a place of the axis stands for, where that is not the place itself.
     """
     if not bars:
         return "<p>no cells</p>"
@@ -30,10 +31,10 @@ def columns(bars: Sequence[tuple[float, float, int]], *, unit: str) -> str:
     for start, stop, cells in bars:
         x, width = _LEFT + (start - low) * scale, max(1.0, (stop - start) * scale - 1)
         height = (_HEIGHT - _BOTTOM) * cells / most
-        title = f"{start:,.0f} to {stop:,.0f} {unit}: {cells:,} cells"
+        title = f"{value(start):,.0f} to {value(stop):,.0f} {unit}: {cells:,} cells"
         drawn.append(_rectangle(x, _HEIGHT - _BOTTOM - height, width, height, title))
-    axis = _text(_LEFT, _HEIGHT - 6, f"{low:,.0f}", "start")
-    axis += _text(_WIDTH - _LEFT, _HEIGHT - 6, f"{high:,.0f} {unit}", "end")
+    axis = _text(_LEFT, _HEIGHT - 6, f"{value(low):,.0f}", "start")
+    axis += _text(_WIDTH - _LEFT, _HEIGHT - 6, f"{value(high):,.0f} {unit}", "end")
     return _picture(_HEIGHT, "".join(drawn) + axis)
 
 

@@ -16,6 +16,7 @@ from scmf.data.edit.repeated import repeated_cells
 from scmf.data.edit.selection import Selection, write_selections
 from scmf.data.ingest.copy_cells import obs_table
 from scmf.data.manifest import Manifest
+from scmf.data.split import refuse_continuous
 from scmf.data.store import CellStore, Part
 from scmf.data.where import select_cells
 
@@ -24,6 +25,8 @@ BoolArray = npt.NDArray[np.bool_]
 
 _NAMES: Final = 1 << 16
 _MOST_GROUPS: Final = 10_000
+_FEW_GROUPS: Final = 20
+"""So many stores are made whatever the number of cells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +74,17 @@ def split_store(store: CellStore, by: str, dest: Path, *, links: bool, log: Log)
     Cells whose value is missing go into a store called `missing`.
 
     Raises:
-        StoreError: no such column, more than 10,000 groups, or a folder in use.
+        StoreError: no such column, more than 10,000 groups, nearly one for each cell, or a folder in use.
+        ConfigError: a column of measurements.
     """
     groups = store.obs_groups(by)
-    if len(groups.names) > _MOST_GROUPS:
-        what = f"{by} has {len(groups.names):,} values; at most {_MOST_GROUPS:,} stores are made"
-        raise StoreError(what, where=f"{store.path}: obs column {by}", fix="name a column of groups, such as the donor")
+    where = f"{store.path}: obs column {by}"
+    refuse_continuous(groups.names, column=by, where=where, fix="or choose with scmf-store subset --where")
+    if len(groups.names) > min(_MOST_GROUPS, max(_FEW_GROUPS, len(store) // 2)):
+        what = (
+            f"{by} has {len(groups.names):,} values for {len(store):,} cells; at most {_MOST_GROUPS:,} stores are made"
+        )
+        raise StoreError(what, where=where, fix="name a column of groups, such as the donor")
     if dest.exists() and any(dest.iterdir()):
         raise StoreError("the destination is not empty", where=str(dest), fix="name another --dest")
     dest.mkdir(parents=True, exist_ok=True)

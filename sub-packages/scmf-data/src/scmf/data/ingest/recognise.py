@@ -13,6 +13,7 @@ from typing import Final
 
 import h5py
 
+from scmf.core.near_path import correction
 from scmf.data.ingest.findings import refuse
 from scmf.data.ingest.folders import open_folder
 from scmf.data.ingest.h5ad import H5adFile
@@ -77,7 +78,7 @@ def open_source(path: Path, wishes: ReadWishes | None = None) -> Source:
     """
     path, wishes = Path(path), wishes or ReadWishes()
     if not path.exists():
-        raise refuse("D001", "there is no such file", where=str(path))
+        raise refuse("D001", "there is no such file", where=str(path), fix=correction(path))
     if path.is_dir():
         return open_folder(path, wishes)
     with path.open("rb") as file:
