@@ -13,23 +13,15 @@ from typing import Any, ClassVar
 import h5py
 
 from scmf.data.ingest.findings import refuse
-from scmf.data.ingest.hdf5 import open_hdf5
-from scmf.data.ingest.source import ArrayNode, Matrix, Source, check_dense, check_sparse, reading
+from scmf.data.ingest.hdf5 import Hdf5Source
+from scmf.data.ingest.source import ArrayNode, Matrix, check_dense, check_sparse, reading
 from scmf.data.ingest.table import NodeTable, as_text
 
 
-class H5adFile(Source):
+class H5adFile(Hdf5Source):
     """An open h5ad file; a context manager."""
 
     format: ClassVar[str] = "h5ad"
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self._file = open_hdf5(path)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
     def matrices(self) -> dict[str, Matrix]:
         """Matrices by element: X, raw.X, then the layers, those called counts first."""

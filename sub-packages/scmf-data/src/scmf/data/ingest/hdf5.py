@@ -8,9 +8,21 @@ from typing import Final
 import h5py
 
 from scmf.data.ingest.findings import refuse
-from scmf.data.ingest.source import first_line
+from scmf.data.ingest.source import Source, first_line
 
 SIGNATURE: Final = b"\x89HDF\r\n\x1a\n"
+
+
+class Hdf5Source(Source):
+    """A source that is one open HDF5 file; a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._file = open_hdf5(path)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
 
 
 def open_hdf5(path: Path) -> h5py.File:

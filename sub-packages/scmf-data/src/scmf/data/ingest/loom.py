@@ -6,15 +6,14 @@ A loom matrix is dense and lies genes x cells. Source: the loom file format spec
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import h5py
 import numpy as np
 
 from scmf.data.ingest.findings import refuse
-from scmf.data.ingest.hdf5 import open_hdf5
-from scmf.data.ingest.source import ArrayNode, Matrix, Source, check_dense, reading
+from scmf.data.ingest.hdf5 import Hdf5Source
+from scmf.data.ingest.source import ArrayNode, Matrix, check_dense, reading
 from scmf.data.ingest.table import ColumnTable
 from scmf.data.ingest.transposed import Transposed
 
@@ -23,18 +22,10 @@ _GENE_IDS: Final = ("Accession", "gene_ids", "ensembl_id", "var_names")
 _GENE_NAMES: Final = ("Gene", "gene", "gene_symbol", "gene_name", "gene_names")
 
 
-class LoomFile(Source):
+class LoomFile(Hdf5Source):
     """An open loom file; a context manager."""
 
     format: ClassVar[str] = "loom"
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self._file = open_hdf5(path)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
     def matrices(self) -> dict[str, Matrix]:
         """The main matrix as X, then the layers, those called counts or raw first."""

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from scmf.data.ingest.findings import refuse
-from scmf.data.ingest.hdf5 import open_hdf5
-from scmf.data.ingest.source import Matrix, Source, check_sparse, reading
+from scmf.data.ingest.hdf5 import Hdf5Source
+from scmf.data.ingest.source import Matrix, check_sparse, reading
 from scmf.data.ingest.table import ColumnTable, as_text
 
 Array = npt.NDArray[Any]
@@ -29,22 +29,17 @@ _PREFIXED: Final = re.compile(r"^[A-Za-z0-9.\-]+?_+(ENS[A-Z]{0,6}G\d{11}.*)$")
 """Gene ids of a reference with several genomes: GRCh38_ENSG00000141510, mm10___ENSMUSG00000059552."""
 
 
-class TenxH5(Source):
+class TenxH5(Hdf5Source):
     """An open Cell Ranger .h5; a context manager."""
 
     format: ClassVar[str] = "10x h5"
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self._file = open_hdf5(path)
         with reading(path, "its groups"):
             names = genome_groups(self._file)
         # One matrix is X, as everywhere; genomes of version 2 keep their names, for --counts.
         self._groups = {name if len(names) > 1 else "X": self._file[name] for name in names}
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
 
     def matrices(self) -> dict[str, Matrix]:
         """X, or one matrix for each genome of a version 2 file."""
