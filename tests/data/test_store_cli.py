@@ -186,7 +186,7 @@ def test_a_page_of_a_store_without_histograms_is_drawn_from_its_cells(demo_store
         pytest.param("{tmp}/a file.h5ad", "this is a file", "scmf-store convert '{tmp}/a file.h5ad' --dest", id="file"),
         pytest.param("{tmp}/all", "this folder is not a cell store", "name one of the stores in it: mine", id="parent"),
         pytest.param("{tmp}/thesis", "this folder is not a cell store", "check the path", id="foreign"),
-        pytest.param("{tmp}/none", "there is no such store", "check the path", id="missing"),
+        pytest.param("{tmp}/none", "there is no such store", "Check the path", id="missing"),
     ],
 )
 def test_a_path_that_is_no_store_is_answered_with_the_one_that_was_meant(run, demo_store, tmp_path, path, what, fix):

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import pytest
 import yaml
 
-from scmf.core.errors import ConfigError, MachineError
+from scmf.core.errors import ConfigError, MachineError, StoreError
 from scmf.train.cli_train import train_command
 from scmf.train.machine import devices_to_use
 from support.command import command, curve, environment, last_step, lines, run, succeed, three_lines
@@ -136,10 +136,13 @@ def test_a_start_that_is_refused_leaves_no_folder_and_no_lock(config, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_a_missing_store_is_told_in_three_lines_and_leaves_nothing(config, tmp_path):
+def test_a_missing_store_is_told_in_three_lines_and_leaves_nothing(config, tmp_path, monkeypatch):
     _, where, fix = three_lines(run("scmf-train", "--config", config, f"data.store={tmp_path / 'absent'}"))
     assert str(tmp_path / "absent") in where
     assert "scmf-store convert" in fix
+    monkeypatch.setattr("scmf.train.cli_train._run_rank", lambda *_: pytest.fail("Megatron is imported for nothing"))
+    with pytest.raises(StoreError, match="no such store"):
+        train_command(["--config", str(config), f"data.store={tmp_path / 'absent'}"])
     assert not (tmp_path / "run").exists()
 
 

@@ -181,6 +181,16 @@ def test_a_written_file_says_what_made_it_and_the_command_makes_it_again(tmp_pat
     assert (config.data.store, config.trainer.seed, config.model.init_from) == ("my data", 7, "ckpt")
 
 
+def test_a_store_that_is_not_there_is_noted_and_the_next_command_can_be_pasted(tmp_path, capsys):
+    path = tmp_path / "my run.yaml"
+    assert recipe_command(["--recipe", "test", "--data-path", str(tmp_path / "cells"), "--dest", str(path)]) == 0
+    out, err = capsys.readouterr()
+    assert f"next: scmf-train --config '{path}'" in out
+    assert err.startswith("note: there is no such store\n")
+    assert f"scmf-store convert FILE --dest {tmp_path}/cells" in err
+    assert path.exists()
+
+
 def test_bionemos_flag_for_first_weights_is_understood(capsys):
     assert recipe_command(["--recipe", "test", "--initial-ckpt-path", "ckpt"]) == 0
     assert "  init_from: ckpt\n" in capsys.readouterr().out

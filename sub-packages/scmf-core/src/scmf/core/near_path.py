@@ -24,7 +24,7 @@ def correction(path: Path, accept: Callable[[Path], bool] = Path.exists) -> str:
         accept: whether a neighbour could have been meant.
     """
     near = _nearest(path, accept)
-    return f"did you mean {quote(str(near))}?" if near is not None else "check the path for a typing error"
+    return f"Did you mean {quote(str(near))}?" if near is not None else "Check the path for a typing error."
 
 
 def _nearest(path: Path, accept: Callable[[Path], bool]) -> Path | None:

@@ -223,16 +223,22 @@ def parse_manifest(raw: bytes, *, where: Path) -> Manifest:
 
 def read_manifest(store: Path) -> Manifest:
     """Read the manifest of the store in this folder; StoreError when there is none."""
+    expect_store(store)
     path = store / MANIFEST
-    if not path.is_file():
-        raise _no_store(store)
     return parse_manifest(path.read_bytes(), where=path)
+
+
+def expect_store(store: Path) -> None:
+    """Nothing where a folder has a manifest; else StoreError with the way to the store that was meant."""
+    if not (store / MANIFEST).is_file():
+        raise _no_store(store)
 
 
 def _no_store(path: Path) -> StoreError:
     """Why a path is no store, and the way to the one that was meant."""
     if not path.exists():
         fix = correction(path, accept=lambda near: (near / MANIFEST).is_file())
+        fix += f" To make it: scmf-store convert FILE --dest {quote(str(path))}"
         return StoreError("there is no such store", where=str(path), fix=fix)
     if not path.is_dir():
         fix = f"name the folder of a store; to make one of this file: scmf-store convert {quote(str(path))} --dest DIR"

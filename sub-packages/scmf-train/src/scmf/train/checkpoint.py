@@ -22,6 +22,7 @@ from typing import Any
 import xxhash
 
 from scmf.core.errors import CheckpointError
+from scmf.core.near_path import correction
 from scmf.train.config import CheckpointConfig
 from scmf.train.faults import Tally
 from scmf.train.stalls import Stalls
@@ -263,7 +264,8 @@ def find_path(path: str | Path, folder: CheckpointFolder) -> Path:
     """
     here = Path(path)
     if not here.exists():
-        raise CheckpointError("there is no such folder", where=str(path), fix="correct the path; for --resume, or auto")
+        fix = f"{correction(here)} For --resume, auto takes the newest of the run."
+        raise CheckpointError("there is no such folder", where=str(path), fix=fix)
     if (here / RECORD).is_file():
         return here.resolve()
     for inner in (here / "checkpoints", here):

@@ -6,11 +6,13 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from shlex import quote
 from typing import NoReturn
 
 from scmf.core.command import Parser
 from scmf.core.config_write import json_schema, to_yaml, write_config
-from scmf.core.errors import ConfigError, run_command
+from scmf.core.errors import ConfigError, StoreError, run_command
 from scmf.train.config import MainConfig
 from scmf.train.recipe import Recipe, RecipeArguments, header, parameters
 from scmf.train.recipes import RECIPES, find_recipe
@@ -127,7 +129,20 @@ def _write(recipe: Recipe, options: argparse.Namespace) -> None:
         sys.stdout.write(to_yaml(config, header=comment))
         return
     write_config(config, options.dest, header=comment, overwrite=options.force)
-    sys.stdout.write(f"wrote {options.dest}\nnext: scmf-train --config {options.dest}\n")
+    sys.stdout.write(f"wrote {options.dest}\nnext: scmf-train --config {quote(options.dest)}\n")
+    _note_missing_store(options.data_path)
+
+
+def _note_missing_store(path: str | None) -> None:
+    """Say that there is no store yet: it may come later, or be on another machine, so it is no error."""
+    if path is None or "://" in path:
+        return
+    from scmf.data.manifest import expect_store
+
+    try:
+        expect_store(Path(path))
+    except StoreError as error:
+        sys.stderr.write(f"note: {error}\n")
 
 
 def _table(rows: Sequence[tuple[str, ...]], right: tuple[int, ...] = ()) -> str:

@@ -12,6 +12,8 @@ from typing import NoReturn
 
 from scmf.core.command import Parser
 from scmf.core.errors import ConfigError, ScmfError, run_command
+from scmf.data.config import DataConfig
+from scmf.data.manifest import expect_store
 from scmf.train.config import MainConfig, load_config
 from scmf.train.launch import die_with_launcher, run_ranks, under_launcher
 
@@ -56,6 +58,7 @@ def train_command(argv: Sequence[str]) -> int:
     config = load_config(
         options.config, options.overrides, data_cls=options.data_config_cls, model_cls=options.model_config_cls
     )
+    _refuse_missing_store(config)
     ranks = _ranks_to_start(config)
     if ranks > 1:
         return run_ranks(ranks, argv)
@@ -107,6 +110,22 @@ def _refuse_data(path: Path) -> None:
     else:
         return
     raise ConfigError(what, where=str(path), fix=fix)
+
+
+def _refuse_missing_store(config: MainConfig) -> None:
+    """Say at once that a store is not there: importing Megatron takes many times as long.
+
+    Not on a rank of a launcher, where one that fails before the others have met it would let them wait; and not for
+    a class of one's own, whose stores may be something else.
+
+    Raises:
+        StoreError: no store in a folder that `data.store` names.
+    """
+    store, own = config.data.store, type(config.data).open is not DataConfig.open
+    places = [store] if isinstance(store, str) else [entry.path for entry in store]
+    for place in places:
+        if "://" not in place and not own and not under_launcher():
+            expect_store(Path(place))
 
 
 def _ranks_to_start(config: MainConfig) -> int:
