@@ -153,8 +153,8 @@ def test_a_run_over_several_stores_is_described_by_one_section(stores):
     )
     stream = config.open(corruption=Corruption(0.15, 0.8, 0.1), seed=1)
     assert isinstance(stream, CellStream)
-    drawn = np.concatenate([stream.step(p).cell_ids for p in range(0, 70, 14)])
-    assert ((drawn < 40).sum(), (drawn >= 40).sum()) == (22, 48)  # 40 x 1 to 30 x 3, of 70
+    drawn = np.concatenate([stream.step(p).cell_ids for p in range(0, 140, 14)])
+    assert ((drawn < 40).sum(), (drawn >= 40).sum()) == (43, 97)  # 40 x 1 to 30 x 3, of twice 70
 
 
 def test_a_named_split_of_the_store_says_which_cells(stores, tmp_path):

@@ -106,7 +106,7 @@ def test_a_class_of_the_users_own_is_found_by_its_dotted_path(config, tmp_path):
         pytest.param(["--config", "CFG", "trainer.optimiser.lr=1"], "optimiser", "optimizer", id="misspelled key"),
         pytest.param(["--config", "CFG", "trainer.optimizer.lr=-1"], "lr", "", id="negative rate"),
         pytest.param(["--config", "CFG", "trainer.nodes=2"], "no launcher", "torchrun", id="two nodes alone"),
-        pytest.param(["--config", "CFG", "--resumee"], "unrecognized", "--help", id="unknown flag"),
+        pytest.param(["--config", "CFG", "--resumee"], "unrecognized", "--resume", id="unknown flag"),
     ],
 )
 def test_a_wrong_command_is_told_before_torch_is_imported(arguments, what, fix, config):
@@ -260,7 +260,7 @@ def test_10m_pretraining_at_2048_tokens_stays_under_six_gigabytes(demo_store, tm
     succeed("scmf-recipe", *recipe)
     out = succeed("scmf-train", "--config", tmp_path / "10m.yaml", "--dry-run", OMP_NUM_THREADS="2")
     assert "10,300,032 parameters" in out
-    assert "16,384 tokens in 1 microbatches" in out
+    assert "16,384 tokens in 1 microbatch" in out
     (peak,) = re.findall(r"([\d.]+) GB resident", out)
     assert float(peak) < 6.0
 
