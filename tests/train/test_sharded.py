@@ -40,11 +40,9 @@ def save_after_six(folder, ranks, changes):
     ("ranks", "changes"),
     [
         pytest.param(1, DROPOUT, id="one process, dropout"),
-        pytest.param(1, BF16, id="one process, bf16"),
         pytest.param(1, {"trainer__precision": "fp16"}, id="one process, fp16"),
         pytest.param(2, TENSOR | DROPOUT, id="TP2, dropout"),
         pytest.param(2, PIPELINE, id="PP2"),
-        pytest.param(2, {}, id="DP2"),
         pytest.param(2, SHARD | BF16 | DROPOUT, id="DP2, sharded optimizer, bf16, dropout"),
         pytest.param(2, FSDP | BF16 | DROPOUT, id="FSDP, bf16, dropout"),
     ],
@@ -59,8 +57,6 @@ def test_a_run_resumed_in_the_same_layout_is_bit_equal_to_the_run_never_cut(rank
     ("saved", "resumed"),
     [
         pytest.param((2, TENSOR), (2, PIPELINE), id="TP2 -> PP2"),
-        pytest.param((2, TENSOR), (1, {}), id="TP2 -> 1"),
-        pytest.param((2, {}), (1, {}), id="DP2 -> 1"),
         pytest.param((1, {}), (4, TENSOR | PIPELINE), id="1 -> TP2xPP2"),
         pytest.param((2, PIPELINE), (2, TENSOR | {"trainer__parallel__sequence": True}), id="PP2 -> TP2xSP"),
         pytest.param((1, {}), (3, SHARD), id="1 -> sharded optimizer on 3"),
