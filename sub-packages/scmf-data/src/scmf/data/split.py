@@ -271,7 +271,9 @@ def _nearest_sum(sizes: LongArray, *, target: float, at_most: int) -> list[int]:
     """Groups, at least one and at most `at_most`, whose sizes sum to as near the target as any choice can.
 
     Dynamic programming over sums: `last[s]` is the group that first reached s, so every s can be traced back
-    through groups before it. Among equal choices the earlier groups win.
+    through groups before it. Among equal choices the earlier groups win. A sum is kept as it was first reached, not
+    with the fewest groups, so where more than half of the cells are asked for and `at_most` is short, a nearer choice
+    can be missed.
     """
     unit = max(1, -(-int(sizes.sum()) // SUM_STEPS))
     steps = np.maximum(1, np.rint(sizes / unit)).astype(np.int64)
