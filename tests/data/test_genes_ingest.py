@@ -131,6 +131,16 @@ def test_upper_case_mouse_names_are_refused_until_the_species_is_said():
     assert genes.found == {"case": len(names)}
 
 
+def test_small_letters_are_mapped_once_the_species_is_said():
+    names = ["actb", "gapdh", "cd4", "ptprc"]
+    for how in ({}, {"map_names": False}):
+        with pytest.raises(InputError, match=r"^SCMF-D010: .*no species writes so \(100.0%") as caught:
+            find(*names, **how)
+        assert caught.value.fix.endswith(" --species mouse")
+    mouse = find(*names, species="mouse")
+    assert (mouse.ids[0], mouse.found) == (load_gene_table("mouse").by_symbol["Actb"][0], {"case": 4})
+
+
 @pytest.mark.parametrize(
     ("names", "sentence", "fix"),
     [

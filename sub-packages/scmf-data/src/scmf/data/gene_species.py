@@ -37,6 +37,13 @@ class NameSurvey:
     """Current mouse symbols or ids, spelt as the annotation does."""
     upper_mouse: int
     """Names that are a mouse symbol in upper case, and nothing of human."""
+    any_case: int = 0
+    """Names that are a symbol of human or mouse once case is ignored: both, mostly."""
+
+    @property
+    def other_case(self) -> bool:
+        """Whether the names are symbols in letters that tell no species: all small ones, for example."""
+        return self.species is None and self.any_case > self.names / 2
 
     @property
     def species(self) -> NamedSpecies | Literal["mixed", "upper-case mouse"] | None:
@@ -62,6 +69,7 @@ def survey_names(names: Sequence[str]) -> NameSurvey:
         human=len([n for n in given if _is_of(human, n)]),
         mouse=len([n for n in given if _is_of(mouse, n)]),
         upper_mouse=len([n for n in given if _is_upper_mouse(n, human, mouse)]),
+        any_case=len([n for n in given if n.upper() in human.by_upper_symbol or n.upper() in mouse.by_upper_symbol]),
     )
 
 

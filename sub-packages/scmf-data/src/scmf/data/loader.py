@@ -46,7 +46,7 @@ class LoaderConfig(Config):
 
     store: Annotated[str, Field(min_length=1)]
     """Folder written by `scmf-store convert`."""
-    batch_size: Annotated[int, Field(ge=1, le=1_048_576)]
+    batch_size: Annotated[int, Field(ge=1, le=65_536)]
     """Cells a batch of each replica. Packed, replicas share a step's cells by length: this many on average."""
     seq_length: Annotated[int, Field(ge=2, le=65_536)]
     """Tokens kept a cell. Geneformer V1: 2048, V2: 4096."""

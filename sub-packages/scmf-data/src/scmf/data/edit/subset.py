@@ -81,9 +81,7 @@ def split_store(store: CellStore, by: str, dest: Path, *, links: bool, log: Log)
     where = f"{store.path}: obs column {by}"
     refuse_continuous(groups.names, column=by, where=where, fix="or choose with scmf-store subset --where")
     if len(groups.names) > min(_MOST_GROUPS, max(_FEW_GROUPS, len(store) // 2)):
-        what = (
-            f"{by} has {len(groups.names):,} values for {len(store):,} cells; at most {_MOST_GROUPS:,} stores are made"
-        )
+        what = f"{by} has {len(groups.names):,} values for {len(store):,} cells, and each would be a store"
         raise StoreError(what, where=where, fix="name a column of groups, such as the donor")
     if dest.exists() and any(dest.iterdir()):
         raise StoreError("the destination is not empty", where=str(dest), fix="name another --dest")

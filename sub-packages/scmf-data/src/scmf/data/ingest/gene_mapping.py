@@ -98,9 +98,9 @@ def advise(texts: Texts, *, command: str) -> tuple[str, str] | None:
         command: the conversion as a command.
     """
     surveys = {column: survey_names(list(values)) for column, values in texts.items()}
-    best = max(surveys, key=lambda c: max(surveys[c].human, surveys[c].mouse))
+    best = max(surveys, key=lambda c: (max(surveys[c].human, surveys[c].mouse), surveys[c].any_case))
     species, command = surveys[best].species, f"{command} --gene-ids map"
-    if species is None:
+    if species is None and not surveys[best].other_case:
         return None
     if species in NAMED_SPECIES:
         mapping = load_gene_table(species).map([str(n) for n in texts[best]])
@@ -146,6 +146,9 @@ def _doubt(survey: NameSurvey, command: str) -> tuple[str, str]:
     """Why the species cannot be told, and the command that says it."""
     if survey.ensembl > survey.names / 2:
         return "Ensembl ids of a species that scmf has no table of", command.replace(" --gene-ids map", "")
+    if survey.other_case:
+        what = f"symbols in letters that no species writes so ({survey.any_case / survey.names:.1%}, case ignored)"
+        return what, f"say which they are, human or mouse, such as: {command} --species mouse"
     shares = f"{survey.human / max(1, survey.names):.1%} human, {survey.mouse / max(1, survey.names):.1%} mouse"
     if survey.species == "mixed":
         return f"of two species ({shares})", f"{command} --species human"
