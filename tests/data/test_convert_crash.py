@@ -95,7 +95,7 @@ def test_a_destination_in_use_is_kept_unless_it_is_a_store_and_overwrite_is_said
     with pytest.raises(StoreError, match="never removed"):
         StoreWriter(tmp_path / "thesis", overwrite=True)
     with pytest.raises(StoreError, match="a store already") as caught:
-        StoreWriter(demo_store.path)
+        convert([demo_h5ad], demo_store.path, ConvertOptions(), log=lambda _: None)
     assert "--overwrite" in caught.value.fix
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="not a folder"):

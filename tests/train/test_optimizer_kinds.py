@@ -122,7 +122,7 @@ def test_the_average_of_a_checkpoint_can_be_the_weights_of_a_model_in_another_la
     engine = build_engine(tiny_config(**EMA), alone())
     some_steps(engine, alone(), 0, 3)
     expected = engine.evaluate_average([drawn_step(99, replica=0, replicas=1)]).mean
-    assert losses[0] == expected
+    assert losses[0] == pytest.approx(expected, abs=1e-6)  # this process may have more threads
     assert losses[1] == pytest.approx(expected, abs=1e-4)
 
 
