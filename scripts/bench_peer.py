@@ -15,6 +15,7 @@ import resource
 import sys
 import time
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -32,7 +33,7 @@ _MASK, _FIRST_GENE = 1, 2
 _SELECT: Final = 0.15
 
 
-class Peer:
+class Peer(ABC):
     """A way to read random cells of an h5ad file.
 
     Args:
@@ -48,13 +49,14 @@ class Peer:
         """Make the peer's own format; False where it reads h5ad as it is."""
         return False
 
+    @abstractmethod
     def batches(self, cells: Array) -> Iterator[Any]:
         """Batches as the peer hands them out.
 
         Args:
             cells: (batches, BATCH) ids; a peer that draws by itself takes the number only.
         """
-        raise NotImplementedError
+        ...
 
     def rows(self, batch: Any) -> Rows:
         """A batch as CSR arrays."""
@@ -70,6 +72,7 @@ class Backed(Peer):
 
     @override
     def batches(self, cells: Array) -> Iterator[Any]:
+        """Batches as the peer hands them out."""
         import anndata
 
         matrix = anndata.read_h5ad(self.source, backed="r").X
@@ -82,6 +85,7 @@ class AnnLoaderPeer(Peer):
 
     @override
     def batches(self, cells: Array) -> Iterator[Any]:
+        """Batches as the peer hands them out."""
         import anndata
         from anndata.experimental import AnnLoader
 
@@ -91,6 +95,7 @@ class AnnLoaderPeer(Peer):
 
     @override
     def rows(self, batch: Any) -> Rows:
+        """A batch as CSR arrays."""
         dense = batch.to_dense().numpy() if hasattr(batch, "to_dense") else np.asarray(batch)
         from scipy.sparse import csr_matrix
 
@@ -102,6 +107,7 @@ class ScDatasetPeer(Peer):
 
     @override
     def batches(self, cells: Array) -> Iterator[Any]:
+        """Batches as the peer hands them out."""
         import anndata
         from scdataset import BlockShuffling, scDataset
 
@@ -117,6 +123,7 @@ class Scdl(Peer):
 
     @override
     def convert(self) -> bool:
+        """Make the peer's own format."""
         from bionemo.scdl.io.single_cell_memmap_dataset import SingleCellMemMapDataset
 
         SingleCellMemMapDataset(str(self.work / "scdl"), h5ad_path=str(self.source), use_X_not_raw=True)
@@ -124,6 +131,7 @@ class Scdl(Peer):
 
     @override
     def batches(self, cells: Array) -> Iterator[Any]:
+        """Batches as the peer hands them out."""
         from bionemo.scdl.io.single_cell_memmap_dataset import SingleCellMemMapDataset
         from bionemo.scdl.util.torch_dataloader_utils import collate_sparse_matrix_batch
         from torch.utils.data import DataLoader
@@ -133,10 +141,12 @@ class Scdl(Peer):
 
     @override
     def rows(self, batch: Any) -> Rows:
+        """A batch as CSR arrays."""
         return batch.crow_indices().numpy(), batch.col_indices().numpy(), batch.values().numpy()
 
     @override
     def files(self) -> list[Path]:
+        """What to drop from memory before a cold measurement."""
         return [p for p in (self.work / "scdl").rglob("*") if p.is_file()]
 
 
@@ -156,6 +166,7 @@ class HfDatasets(Peer):
 
     @override
     def convert(self) -> bool:
+        """Make the peer's own format."""
         from datasets import Dataset
 
         cache = str(self.work / "cache")
@@ -165,6 +176,7 @@ class HfDatasets(Peer):
 
     @override
     def batches(self, cells: Array) -> Iterator[Any]:
+        """Batches as the peer hands them out."""
         from datasets import load_from_disk
 
         dataset = load_from_disk(str(self.work / "arrow")).with_format("numpy")
@@ -173,11 +185,13 @@ class HfDatasets(Peer):
 
     @override
     def rows(self, batch: Any) -> Rows:
+        """A batch as CSR arrays."""
         lengths = [len(genes) for genes in batch["genes"]]
         return np.cumsum([0, *lengths]), np.concatenate(batch["genes"]), np.concatenate(batch["counts"])
 
     @override
     def files(self) -> list[Path]:
+        """What to drop from memory before a cold measurement."""
         return [p for p in (self.work / "arrow").rglob("*") if p.is_file()]
 
 
