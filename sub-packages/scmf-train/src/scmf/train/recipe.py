@@ -55,6 +55,10 @@ class Recipe:
     settings: Settings
     aliases: tuple[str, ...] = field(default=())
     """Other spellings, such as BioNeMo's."""
+    family: str = field(kw_only=True)
+    """What kind of model: recipes of a family differ in size and length, not in data or task."""
+    devices: str = field(kw_only=True)
+    """What its numbers were chosen for, such as `8 GPUs`; the global batch alone decides the result."""
 
     def config(self, arguments: RecipeArguments | None = None) -> MainConfig:
         """Build the checked config.

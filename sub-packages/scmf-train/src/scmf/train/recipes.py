@@ -85,6 +85,8 @@ _TEN_MILLION = Recipe(
     | _SCHEDULE_400K
     | {"data.global_batch_size": Setting(8, "BioNeMo: micro batch 8 on one device")},
     ("geneformer_10m_pretrain_recipe", "geneformer-10m-pretrain", "geneformer_10m"),
+    family="geneformer",
+    devices="1 GPU",
 )
 
 _HUNDRED_MILLION = Recipe(
@@ -95,6 +97,8 @@ _HUNDRED_MILLION = Recipe(
     | _SCHEDULE_400K
     | {"data.global_batch_size": Setting(64, "BioNeMo: micro batch 8 on each of 8 devices")},
     ("geneformer_106m_pretrain_recipe", "geneformer-106m-pretrain", "geneformer_106m"),
+    family="geneformer",
+    devices="8 GPUs",
 )
 
 _ONE_BILLION = Recipe(
@@ -118,6 +122,8 @@ _ONE_BILLION = Recipe(
         "trainer.schedule.min_lr": Setting(4e-5, "BioNeMo: anneal_percentage=0.10 of the peak"),
     },
     ("geneformer_1b_pretrain_recipe", "geneformer-1b-pretrain", "geneformer_1b"),
+    family="geneformer",
+    devices="1 GPU",
 )
 
 _TEN_MILLION_PUBLISHED = Recipe(
@@ -136,6 +142,8 @@ _TEN_MILLION_PUBLISHED = Recipe(
         "trainer.schedule.min_lr": Setting(1e-5, _FRACTIONS),
     },
     ("geneformer-10m-published",),
+    family="geneformer",
+    devices="64 GPUs",
 )
 
 _HUNDRED_MILLION_PUBLISHED = Recipe(
@@ -154,6 +162,8 @@ _HUNDRED_MILLION_PUBLISHED = Recipe(
         "trainer.schedule.min_lr": Setting(1e-5, _FRACTIONS),
     },
     ("geneformer-106m-published",),
+    family="geneformer",
+    devices="128 GPUs",
 )
 
 _TEST = Recipe(
@@ -181,6 +191,8 @@ _TEST = Recipe(
         "trainer.log.every": Setting(1, "ten lines for ten steps"),
     },
     ("pretrain_tiny_test_recipe", "geneformer-test"),
+    family="geneformer",
+    devices="1 CPU core",
 )
 
 _DEMO_RECIPE = Recipe(
@@ -208,6 +220,8 @@ _DEMO_RECIPE = Recipe(
         "trainer.checkpoint.every": Setting(50, _DEMO),
         "trainer.result_dir": Setting("demo/run", "beside the demo's store"),
     },
+    family="geneformer",
+    devices="2 CPU cores",
 )
 
 RECIPES: tuple[Recipe, ...] = (
