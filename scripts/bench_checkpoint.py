@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from scmf.model.encoder import VocabularyShape
+from scmf.model.transformer import VocabularyShape
 from scmf.train.checkpoint import RECORD, CheckpointFolder, Progress, verify
 from scmf.train.config import CheckpointConfig, MainConfig
 from scmf.train.engine import Engine

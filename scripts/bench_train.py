@@ -30,7 +30,7 @@ import torch
 from timed_steps import LongArray, packed, padded, read_lengths, step_of
 
 from scmf.core.batch import StepBatch
-from scmf.model.encoder import VocabularyShape
+from scmf.model.transformer import VocabularyShape
 from scmf.train.config import MainConfig
 from scmf.train.engine import Engine
 from scmf.train.layout import Layout, lay_out

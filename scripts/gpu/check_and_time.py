@@ -127,7 +127,7 @@ def _print_speed(case: Case, lengths: LongArray, options: argparse.Namespace) ->
 
 
 def _seconds_of_steps(config: MainConfig, batch: StepBatch, *, steps: int) -> list[float]:
-    from scmf.model.encoder import VocabularyShape
+    from scmf.model.transformer import VocabularyShape
     from scmf.train.engine import Engine
     from scmf.train.layout import lay_out
     from scmf.train.world import join_world
@@ -152,7 +152,7 @@ def _seconds_of_steps(config: MainConfig, batch: StepBatch, *, steps: int) -> li
 
 def _losses(steps: int) -> list[float]:
     """Losses of the small model in fp32 on this process's device."""
-    from scmf.model.encoder import VocabularyShape
+    from scmf.model.transformer import VocabularyShape
     from scmf.train.engine import Engine
     from scmf.train.layout import lay_out
     from scmf.train.world import join_world

@@ -14,8 +14,8 @@ from scmf.data.packing import packed_layout, padded_layout
 from scmf.data.rank import RankTokenizer
 from scmf.data.vocabulary import load_vocabulary
 from scmf.model.config import EncoderConfig
-from scmf.model.encoder import VocabularyShape
 from scmf.model.pack import Pack
+from scmf.model.transformer import VocabularyShape
 from scmf.train.engine import count_parameters
 from support.alone import alone, small_encoder
 

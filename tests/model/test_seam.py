@@ -72,7 +72,7 @@ def test_a_half_installed_transformer_engine_does_not_break_the_import(tmp_path)
     package = tmp_path / "transformer_engine"
     package.mkdir()
     (package / "__init__.py").write_text("raise RuntimeError('libtransformer_engine.so is missing')\n")
-    code = "import scmf.model.megatron, scmf.model.encoder; print('imported')"
+    code = "import scmf.model.megatron, scmf.model.transformer; print('imported')"
     result = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,

@@ -11,11 +11,11 @@ import torch
 from scmf.core.errors import MachineError
 from scmf.model.config import EncoderConfig
 from scmf.model.device import has_gpu
-from scmf.model.encoder import Encoder, build_encoder
 from scmf.model.initial import draw_weights, global_names
 from scmf.model.megatron import IdentityOp
 from scmf.model.pack import Pack
 from scmf.model.spec import choose_kernels, layer_spec, local_parts, te_parts_of, transformer_engine_parts
+from scmf.model.transformer import Transformer, build_transformer
 from scmf.model.transformer_config import Fp8, transformer_config
 from support import fake_te
 from support.alone import alone
@@ -28,7 +28,7 @@ def build(parts, norm):
     layout = alone()
     config = SIZES.replace(norm=norm)
     megatron = transformer_config(config, layout=layout.model, precision="fp32", on_gpu=False)
-    encoder = Encoder(config, megatron=megatron, vocabulary=VOCABULARY, groups=layout.groups, parts=parts)
+    encoder = Transformer(config, megatron=megatron, vocabulary=VOCABULARY, groups=layout.groups, parts=parts)
     draw_weights(encoder, config, seed=1)
     return encoder.eval()
 
@@ -132,7 +132,7 @@ def test_an_fp8_model_of_transformer_engines_parts_runs_with_stand_ins():
     layout = alone()
     megatron = transformer_config(SIZES, layout=layout.model, precision=Fp8("current"), on_gpu=False)
     parts = te_parts_of(fake_te)
-    encoder = Encoder(SIZES, megatron=megatron, vocabulary=VOCABULARY, groups=layout.groups, parts=parts)
+    encoder = Transformer(SIZES, megatron=megatron, vocabulary=VOCABULARY, groups=layout.groups, parts=parts)
     draw_weights(encoder, SIZES, seed=1)
     (pack, *_) = drawn_step(0, replica=0, replicas=1).microbatches
     losses = encoder.bfloat16()(Pack.of(pack, torch.device("cpu")))
@@ -160,6 +160,8 @@ def kept_bytes(encoder):
 def test_recomputation_keeps_less_for_the_backward_pass():
     sizes = {r: replace(alone().model, recompute=r) for r in ("none", "selective", "full")}
     shape = {"vocabulary": VOCABULARY, "groups": alone().groups, "precision": "fp32", "seed": 1}
-    kept = {r: kept_bytes(build_encoder(SIZES.replace(layers=4), layout=size, **shape)) for r, size in sizes.items()}
+    kept = {
+        r: kept_bytes(build_transformer(SIZES.replace(layers=4), layout=size, **shape)) for r, size in sizes.items()
+    }
     assert kept["selective"] < 0.75 * kept["none"]
     assert kept["full"] < 0.25 * kept["none"]

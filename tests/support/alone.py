@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from scmf.model.config import EncoderConfig
-from scmf.model.encoder import Encoder, VocabularyShape, build_encoder
+from scmf.model.transformer import Transformer, VocabularyShape, build_transformer
 from scmf.train.config import ParallelConfig
 from scmf.train.layout import Layout, lay_out, seed_step
 from scmf.train.world import join_world
@@ -24,11 +24,11 @@ def alone() -> Layout:
     return layout
 
 
-def small_encoder(vocabulary: VocabularyShape, **changes: Any) -> Encoder:
+def small_encoder(vocabulary: VocabularyShape, **changes: Any) -> Transformer:
     """A two-layer encoder on the CPU."""
     sizes: dict[str, Any] = {"layers": 2, "hidden": 64, "ffn": 128, "heads": 4} | changes
     layout = alone()
-    return build_encoder(
+    return build_transformer(
         EncoderConfig(**sizes),
         vocabulary=vocabulary,
         groups=layout.groups,

@@ -10,7 +10,7 @@ import numpy as np
 from torch.overrides import TorchFunctionMode
 
 from scmf.core.batch import Microbatch, StepBatch
-from scmf.model.encoder import VocabularyShape
+from scmf.model.transformer import VocabularyShape
 from scmf.train.config import MainConfig
 from scmf.train.engine import Engine, StepReport
 from scmf.train.layout import Layout, lay_out

@@ -78,7 +78,7 @@ class ModelConfig(Variant):
 
         Args:
             place: `vocabulary`, `groups`, `layout`, `precision` and `seed`, as
-                scmf.model.encoder.build_encoder takes them.
+                scmf.model.transformer.build_transformer takes them.
 
         Returns:
             A Megatron LanguageModule whose forward takes a scmf.model.pack.Pack.
@@ -104,9 +104,9 @@ class EncoderConfig(ModelConfig, kind="encoder"):
     """Standard deviation of the initial weights; projections back to the residual stream take std / sqrt(2 layers)."""
 
     def build(self, **place: Any) -> Any:
-        """This rank's stage of the model: scmf.model.encoder.build_encoder with these sizes."""
+        """This rank's stage of the model: scmf.model.transformer.build_transformer with these sizes."""
         # By name: scmf-recipe imports this module, and must not wait for torch and Megatron.
-        return importlib.import_module("scmf.model.encoder").build_encoder(self, **place)
+        return importlib.import_module("scmf.model.transformer").build_transformer(self, **place)
 
     def n_parameters(self, vocabulary_size: int, seq_length: int) -> int:
         """Trained numbers of the whole model, counted by formula.

@@ -28,7 +28,7 @@ def global_names(model: Any) -> Iterator[tuple[str, torch.nn.Parameter]]:
     for local, parameter in model.named_parameters():
         name = local
         if match := _LAYER.match(local):
-            number = model.encoder.layers[int(match[1])].layer_number - 1
+            number = model.block.layers[int(match[1])].layer_number - 1
             rest = match[2]
             for key, fused in FUSED_NORM_KEYS.items():
                 if rest.startswith(key):
@@ -45,7 +45,7 @@ def draw_weights(model: Any, config: EncoderConfig, *, seed: int) -> None:
     Megatron does. Norm weights one, biases zero.
 
     Args:
-        model: an Encoder.
+        model: a Transformer.
         config: for the standard deviation and the number of layers.
         seed: of the run.
     """

@@ -13,9 +13,9 @@ import torch
 import torch.distributed as dist
 
 from scmf.core.batch import StepBatch
-from scmf.model.encoder import Encoder, VocabularyShape
 from scmf.model.megatron import MegatronOptimizer
 from scmf.model.seam import cuda_type_names
+from scmf.model.transformer import Transformer, VocabularyShape
 from scmf.model.transformer_config import Arithmetic, Fp8, Precision
 from scmf.train.config import MainConfig
 from scmf.train.ema import Average
@@ -71,7 +71,7 @@ class Engine:
         # Before the model is built: Transformer Engine asks then whether the ranks have random states of their own.
         seed_step(layout, seed=trainer.seed, step=0)
         sharded = trainer.parallel.fsdp
-        self.stages: tuple[Encoder, ...] = tuple(
+        self.stages: tuple[Transformer, ...] = tuple(
             config.model.build(
                 vocabulary=vocabulary,
                 groups=layout.groups,
@@ -114,7 +114,7 @@ class Engine:
         return (model,), optimizer
 
     @property
-    def encoder(self) -> Encoder:
+    def encoder(self) -> Transformer:
         """The stage of a rank that has one."""
         (stage,) = self.stages
         return stage
@@ -194,7 +194,7 @@ class Engine:
             self.average.begin()
 
 
-def count_parameters(encoder: Encoder, layout: Layout) -> int:
+def count_parameters(encoder: Transformer, layout: Layout) -> int:
     """Sum over the ranks of one copy of the model: split tensors wholly, replicated and shared ones once."""
     own = 0
     for name, parameter in encoder.named_parameters():

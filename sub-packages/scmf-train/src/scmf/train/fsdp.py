@@ -1,4 +1,4 @@
-"""Fully sharded data parallelism. In: a whole encoder, fp32, on the CPU. Out: its shards on this rank's device,
+"""Fully sharded data parallelism. In: a whole model, fp32, on the CPU. Out: its shards on this rank's device,
 with the surface that Megatron's wrapper and optimizer have for the engine.
 
 torch's `fully_shard`: every layer's weights are gathered in the compute precision when the layer runs and dropped
@@ -28,24 +28,24 @@ from scmf.train.tensors import local
 
 
 class ShardedModel(nn.Module):
-    """What Megatron's DistributedDataParallel is to the engine, around a fully sharded encoder.
+    """What Megatron's DistributedDataParallel is to the engine, around a fully sharded model.
 
     Args:
-        encoder: whole, fp32, on the CPU; it is sharded in place and moved to the device.
+        model: whole, fp32, on the CPU; it is sharded in place and moved to the device.
         layout: of data-parallel ranks alone.
         precision: of the computation.
     """
 
-    def __init__(self, encoder: Any, layout: Layout, *, precision: Precision) -> None:
+    def __init__(self, model: Any, layout: Layout, *, precision: Precision) -> None:
         super().__init__()
-        self.module = encoder
-        self.config = encoder.config
+        self.module = model
+        self.config = model.config
         self.ddp_config = SimpleNamespace(overlap_param_gather=True)
         policy = MixedPrecisionPolicy(
             param_dtype=DTYPES[precision], reduce_dtype=torch.float32, cast_forward_inputs=False
         )
         mesh = DeviceMesh.from_group(layout.groups.dp, layout.world.device.type)
-        for part in (*encoder.encoder.layers, encoder):
+        for part in (*model.block.layers, model):
             fully_shard(part, mesh=mesh, mp_policy=policy)
             # The sum over all ranks is divided by all ranks' targets, in `finish`.
             part.set_gradient_divide_factor(1.0)
@@ -53,7 +53,7 @@ class ShardedModel(nn.Module):
         self.config.finalize_model_grads_func = self.finish
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The encoder's."""
+        """The model's."""
         return self.module(*args, **kwargs)
 
     def zero_grad_buffer(self) -> None:

@@ -18,8 +18,8 @@ from scmf.data.stream import CellStream, Replica
 from scmf.data.stream_report import report_stream
 from scmf.model.config import MlmTask
 from scmf.model.device import device_name
-from scmf.model.encoder import VocabularyShape
 from scmf.model.spec import choose_kernels
+from scmf.model.transformer import VocabularyShape
 from scmf.model.transformer_config import Precision
 from scmf.train.agreement import on_first, together
 from scmf.train.capability import refuse_precision, this_machine

@@ -1,4 +1,4 @@
-"""The encoder: embeddings, a Megatron TransformerBlock, the masked-LM head. The same on CPU and GPU.
+"""The transformer: embeddings, a Megatron TransformerBlock, a head. The same on CPU and GPU.
 
 In: a pack of whole cells. Out: the loss of every target on the last pipeline stage, hidden states on the others.
 Shapes: T positions, M targets, D width.
@@ -40,8 +40,8 @@ class VocabularyShape:
     """Positions a cell may have."""
 
 
-class Encoder(LanguageModule):
-    """One pipeline stage of a bidirectional encoder over packed cells; the whole model when there is one stage.
+class Transformer(LanguageModule):
+    """One pipeline stage of a transformer over packed cells; the whole model when there is one stage.
 
     Args:
         config: sizes, norms, dropout.
@@ -80,7 +80,7 @@ class Encoder(LanguageModule):
                 tp_group=groups.tp,
             )
         layers = config.layers // (groups.pp.size() * turns)
-        self.encoder = TransformerBlock(
+        block = TransformerBlock(
             megatron,
             TransformerBlockSubmodules(
                 layer_specs=[layer_spec(parts, config.norm, ffn=config.ffn)] * layers, layer_norm=parts.norm
@@ -91,14 +91,20 @@ class Encoder(LanguageModule):
             pg_collection=groups,
             vp_stage=self.vp_stage,
         )
+        self.encoder = block
         if self.post_process:
             own_weight = not self.pre_process
             self.output_layer = MlmHead(megatron, vocabulary_size=padded, own_weight=own_weight, tp_group=groups.tp)
         self.setup_embeddings_and_output_layer()
 
+    @property
+    def block(self) -> Any:
+        """Megatron's TransformerBlock with the layers of this stage."""
+        return self.encoder
+
     def set_input_tensor(self, input_tensor: Any) -> None:
         """Take the hidden states that the stage before has sent; Megatron's schedule calls this."""
-        self.encoder.set_input_tensor(input_tensor[0] if isinstance(input_tensor, list) else input_tensor)
+        self.block.set_input_tensor(input_tensor[0] if isinstance(input_tensor, list) else input_tensor)
 
     def forward(self, pack: Pack) -> Tensor:
         """Loss of every target, or the hidden states for the next stage.
@@ -122,7 +128,7 @@ class Encoder(LanguageModule):
 
     def _layers(self, pack: Pack) -> Tensor:
         hidden = self.embedding(pack.input_ids, pack.positions) if self.pre_process else None
-        output: Tensor = self.encoder(hidden, None, packed_seq_params=pack.packed_seq_params)
+        output: Tensor = self.block(hidden, None, packed_seq_params=pack.packed_seq_params)
         return output
 
     def _whole(self, hidden: Tensor) -> Tensor:
@@ -135,7 +141,7 @@ class Encoder(LanguageModule):
         return hidden.squeeze(1)
 
 
-def build_encoder(
+def build_transformer(
     config: EncoderConfig,
     *,
     vocabulary: VocabularyShape,
@@ -143,8 +149,8 @@ def build_encoder(
     layout: ModelLayout,
     precision: Arithmetic,
     seed: int,
-) -> Encoder:
-    """Build this rank's stage of an encoder, with its initial weights, on the CPU.
+) -> Transformer:
+    """Build this rank's stage of a model, with its initial weights, on the CPU.
 
     Args:
         config: sizes, norms, dropout.
@@ -160,10 +166,10 @@ def build_encoder(
     kernels = choose_kernels()
     parts = transformer_engine_parts() if kernels == "te" else local_parts()
     megatron = transformer_config(config, layout=layout, precision=precision, on_gpu=has_gpu())
-    encoder = Encoder(config, megatron=megatron, vocabulary=vocabulary, groups=groups, parts=parts, turn=layout.turn)
+    model = Transformer(config, megatron=megatron, vocabulary=vocabulary, groups=groups, parts=parts, turn=layout.turn)
     if layout.recompute == "selective":
-        recompute_feed_forwards(encoder.encoder)
-    draw_weights(encoder, config, seed=seed)
-    for parameter in encoder.parameters():
+        recompute_feed_forwards(model.block)
+    draw_weights(model, config, seed=seed)
+    for parameter in model.parameters():
         set_defaults_if_not_set_tensor_model_parallel_attributes(parameter)
-    return encoder
+    return model
