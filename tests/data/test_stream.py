@@ -220,6 +220,17 @@ def test_validation_is_the_same_cells_and_masks_every_time_and_no_cell_twice(sto
     assert _cells(halves) == _cells([batches[1]])
 
 
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_a_pass_over_a_whole_split_has_each_of_its_cells_once_and_no_other(store, split):
+    stream = _stream(store, split={"validation": 0.2, "test": 0.1})
+    batches = [batch for i in range(20) if (batch := stream.whole(split, i)) is not None]
+    drawn = np.concatenate([batch.cell_ids for batch in batches])
+    cells = getattr(stream.splits, split)
+    assert len(drawn) == len(np.unique(drawn)) == len(cells)
+    assert cells.contains(drawn).all()
+    assert stream.whole(split, len(batches)) is None
+
+
 def test_a_replica_whose_cells_are_all_empty_still_has_a_microbatch(store):
     stream = _stream(store, global_batch_size=1)
     train = stream.splits.train.take(np.arange(stream.n_train))

@@ -7,7 +7,7 @@ how many cells the run has seen. Replicas see the same cells in the same order a
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +16,11 @@ from scmf.core.batch import StepBatch
 from scmf.core.errors import ConfigError, StoreError
 from scmf.core.random import derive_seed
 from scmf.data.collate import Collator
-from scmf.data.config import DataConfig, SplitConfig
+from scmf.data.config import CellsConfig, SplitConfig
 from scmf.data.config_order import BlockOrderConfig
 from scmf.data.drawing import BlockDrawing, Drawing, RandomDrawing, in_id_order
 from scmf.data.masks import Corruption
+from scmf.data.objective import Objective, describe_objective
 from scmf.data.order import permute
 from scmf.data.packing import (
     Layout,
@@ -32,42 +33,32 @@ from scmf.data.packing import (
 from scmf.data.rank import RankTokenizer, Tokens, refuse_other_rank_order
 from scmf.data.readahead import ask_for_cells, expect_random_access
 from scmf.data.sampling import weighted_drawing
-from scmf.data.split import CellSet, Splits, describe_named, named_split, split_cells
+from scmf.data.split import CellSet, SplitName, Splits, describe_named, named_split, split_cells
 from scmf.data.stand_ins import StandIns
+from scmf.data.step_stream import Draw, Replica
 from scmf.data.store import CellStore
 from scmf.data.vocabulary import Vocabulary, load_vocabulary
 
+if TYPE_CHECKING:
+    from scmf.data.seen import SeenCells
+
+__all__ = ["CellStream", "Draw", "Replica", "make_drawing"]
+
 LongArray = npt.NDArray[np.int64]
-KeyArray = npt.NDArray[np.uint64]
-
-
-@dataclass(frozen=True, slots=True)
-class Replica:
-    """Which data-parallel replica of how many."""
-
-    number: int = 0
-    of: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Draw:
-    """Cells of one step, over all replicas."""
-
-    cell_ids: LongArray
-    """(cells,) int64 ids in the order in which they were drawn."""
-    keys: KeyArray
-    """(cells,) uint64 key of each cell's corruption; one key an epoch."""
 
 
 class CellStream:
     """Step batches of one data-parallel replica, by position. Holds no state that moves; any thread may ask."""
 
+    noun = "cell"
+    """What one unit of `cells_seen` is called in sentences."""
+
     def __init__(
         self,
         store: CellStore,
-        config: DataConfig,
+        config: CellsConfig,
         *,
-        corruption: Corruption,
+        objective: Objective,
         seed: int,
         replica: Replica = Replica(),
         align: int = 128,
@@ -77,16 +68,17 @@ class CellStream:
         Args:
             store: the cells.
             config: the `data` section.
-            corruption: of the masked language model.
+            objective: the corruption of a masked language model.
             seed: the run's; decides split, order and masks.
             replica: the share that this stream prepares.
             align: positions of every microbatch are a multiple of this.
 
         Raises:
-            ConfigError: the split leaves nothing to train on.
+            ConfigError: the split leaves nothing to train on, or the objective is not for cells.
             VocabularyError: no such vocabulary, or it knows no gene of the store.
             StoreError: obs lacks the column to split by.
         """
+        corruption = _corruption(objective)
         self.store = store
         self.config = config
         self.seed = seed
@@ -119,7 +111,7 @@ class CellStream:
     @property
     def fingerprint(self) -> dict[str, str]:
         """What a resumed run must find unchanged to see the same cells, by name."""
-        split, corruption = self.config.split, self._collator.corruption
+        split = self.config.split
         return {
             "store": self.store.fingerprint,
             "vocabulary": self.vocabulary.fingerprint,
@@ -129,9 +121,21 @@ class CellStream:
             else f"named {split.name}: {describe_named(self.store, split.name)}",
             "order": str(self.config.order.model_dump(mode="json")),
             "sampling": str(self.config.sampling.model_dump(mode="json")),
-            "corruption": f"select {corruption.select}, mask {corruption.mask}, random {corruption.random}",
+            "corruption": describe_objective(self._collator.corruption),
             "seed": str(self.seed),
         }
+
+    def report(self) -> tuple[list[str], dict[str, Any]]:
+        """How cells are read, split, ordered and drawn, for the console and for the run's record."""
+        from scmf.data.stream_report import report_cells  # it measures whole epochs, which only a run's start asks for
+
+        return report_cells(self)
+
+    def begin_seen(self) -> SeenCells:
+        """A record of the cells that a run has seen, with nothing in it."""
+        from scmf.data.seen import SeenCells
+
+        return SeenCells(self.store, n_train=self.n_train)
 
     def step(self, cells_seen: int) -> StepBatch:
         """This replica's share of the step that begins after so many cells."""
@@ -156,14 +160,26 @@ class CellStream:
 
         The last batch may have fewer cells than the others; None behind it.
         """
+        return self.whole("validation", batch_index)
+
+    def whole(self, split: SplitName, batch_index: int) -> StepBatch | None:
+        """This replica's share of a batch of one pass over a split: every cell once, with masks of its own.
+
+        Args:
+            split: train, validation or test.
+            batch_index: from 0; the last batch may have fewer cells than the others.
+
+        Returns:
+            The batch, or None behind the last.
+        """
+        cells: CellSet = getattr(self.splits, split)
         size = self.config.global_batch_size
-        start, stop = batch_index * size, min((batch_index + 1) * size, self.n_validation)
+        start, stop = batch_index * size, min((batch_index + 1) * size, len(cells))
         if start >= stop:
             return None
-        key = derive_seed(self.seed, "order/validation")
-        places = permute(np.arange(start, stop), n=self.n_validation, key=key)
-        masks = np.full(stop - start, derive_seed(self.seed, "mask/validation"), np.uint64)
-        return self._prepare(Draw(self.splits.validation.take(places), masks), self.splits.validation)
+        places = permute(np.arange(start, stop), n=len(cells), key=derive_seed(self.seed, f"order/{split}"))
+        masks = np.full(stop - start, derive_seed(self.seed, f"mask/{split}"), np.uint64)
+        return self._prepare(Draw(cells.take(places), masks), cells)
 
     def _ask_ahead(self, cells_seen: int) -> None:
         """Where the order has windows, and a step begins one: ask for this replica's cells of the next one, sorted.
@@ -222,7 +238,7 @@ class CellStream:
         )
 
 
-def make_drawing(store: CellStore, train: CellSet, config: DataConfig, *, seed: int) -> Drawing:
+def make_drawing(store: CellStore, train: CellSet, config: CellsConfig, *, seed: int) -> Drawing:
     """Which training cell stands at which place of an epoch.
 
     Args:
@@ -248,3 +264,14 @@ def _split(store: CellStore, split: SplitConfig, *, seed: int) -> Splits:
     if split.name is not None:
         return named_split(store, split.name)
     return split_cells(store, by=split.by, validation=split.validation, test=split.test, seed=seed)
+
+
+def _corruption(objective: Objective) -> Corruption:
+    """The corruption of a masked language model, which is the only objective of ranked cells."""
+    if isinstance(objective, Corruption):
+        return objective
+    raise ConfigError(
+        "the next token is predicted in text and other sequences; data.kind=cells has masked language models",
+        where="model.task",
+        fix="use the task mlm, or a store of sequences: data.kind: sequences (docs/sequences.md)",
+    )
