@@ -19,6 +19,7 @@ from scmf.core.errors import ConfigError
 from scmf.data.config import CellsConfig, DataConfig
 from scmf.model.config import EncoderConfig, ModelConfig
 from scmf.train.faults import FaultsConfig
+from scmf.train.log_config import LogConfig, ProfileConfig
 from scmf.train.optimizer_config import OPTIMIZERS, OptimizerConfig
 from scmf.train.schedule import ALIASES, SCHEDULES, CosineConfig, PlateauConfig, ScheduleConfig
 from scmf.train.stalls import EarlyStopConfig
@@ -156,17 +157,6 @@ class CheckpointConfig(Config):
     """Write while the run goes on, from a copy in host memory; false waits until everything is on disk."""
 
 
-class LogConfig(Config):
-    """What is written while the run goes on."""
-
-    every: Steps = 10
-    """Steps between lines of metrics.jsonl and of the console."""
-    tensorboard: bool = False
-    """Mirror the metrics to TensorBoard event files in the run directory."""
-    cell_ids: bool = False
-    """Write the ids of every step's cells to cells.jsonl: proof of what a resumed run has seen."""
-
-
 class TrainerConfig(Config):
     """Length, layout, precision, optimizer, and what is kept."""
 
@@ -202,6 +192,8 @@ class TrainerConfig(Config):
     """What is skipped, rolled back or stopped when something goes wrong."""
     log: LogConfig = LogConfig()
     """What is written while the run goes on."""
+    profile: ProfileConfig | None = None
+    """Time every operation of a few steps; null does not."""
     result_dir: Annotated[str, Field(min_length=1)]
     """Run directory: config, metrics, checkpoints, log."""
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 42

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from scmf.core.config import Config
 from scmf.core.errors import ConfigError
+from scmf.train.metric_names import MetricAlias
 from scmf.train.schedule import PlateauConfig
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
 class EarlyStopConfig(Config):
     """When a run ends before its last step: the held-out loss has stopped falling."""
 
-    metric: Literal["val/loss", "val/ema_loss"] = "val/loss"
-    """Which number of metrics.jsonl; val/ema_loss is that of the averaged weights."""
+    metric: Annotated[Literal["val/loss", "val/ema_loss"], MetricAlias] = "val/loss"
+    """Which number of metrics.jsonl, or an alias such as val_loss; val/ema_loss is that of the averaged weights."""
     patience: Annotated[int, Field(ge=1, le=1_000_000)]
     """Validations in a row without a lower loss, after which the run saves and ends."""
     min_delta: Annotated[float, Field(ge=0.0)] = 0.0
