@@ -15,9 +15,10 @@ import pytest
 from scmf.core.config_read import read_document
 from scmf.core.config_write import to_yaml
 from scmf.core.errors import ConfigError
-from scmf.train.cli_recipe import describe, list_recipes, main, recipe_command
+from scmf.train.cli_recipe import main, recipe_command
 from scmf.train.config import MainConfig, load_config
 from scmf.train.recipe import RecipeArguments, flatten, header, nest, parameters
+from scmf.train.recipe_text import Sourced, describe, list_recipes
 from scmf.train.recipes import RECIPES, find_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -70,13 +71,13 @@ def test_the_parameter_count_is_the_published_one(name, millions):
     count = parameters(find_recipe(name).config())
     assert count is not None
     assert f"{count / 1e6:.1f}" == millions
-    assert f"{millions}M" in list_recipes()
+    assert f"{millions}M" in list_recipes(RECIPES)
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
 def test_every_number_of_a_recipe_has_a_source(recipe):
     written = flatten(recipe.config().model_dump(mode="json", by_alias=True))
-    text = describe(recipe)
+    text = describe(Sourced.of_recipe(recipe))
     for key, setting in recipe.settings.items():
         assert written[key] == setting.value, key
         assert len(setting.source) > 3, key
@@ -176,7 +177,7 @@ def test_a_written_file_says_what_made_it_and_the_command_makes_it_again(tmp_pat
     import shlex
 
     assert recipe_command(shlex.split(command)) == 0
-    assert capsys.readouterr().out == path.read_text()
+    assert capsys.readouterr().out.replace("THIS_FILE", str(path)) == path.read_text()
     config = load_config(path)
     assert (config.data.store, config.trainer.seed, config.model.init_from) == ("my data", 7, "ckpt")
 
@@ -222,10 +223,13 @@ def test_the_schema_is_json_on_stdout(capsys):
 @pytest.mark.parametrize(
     ("argv", "what"),
     [
-        pytest.param([], "--recipe --list --describe --schema is required", id="nothing"),
+        pytest.param([], "--recipe --list --describe --diff --schema is required", id="nothing"),
         pytest.param(["--recipe"], "expected one argument", id="no name"),
         pytest.param(["--recipe", "test", "--list"], "not allowed with", id="two commands"),
         pytest.param(["--list", "a.b=c"], "a.b=c goes with --recipe only", id="override of nothing"),
+        pytest.param(
+            ["--recipe", "test", "--json"], "--json goes with --list, --describe and --diff", id="json of nothing"
+        ),
         pytest.param(["--schema", "--dest", "x.json"], "--dest goes with --recipe only", id="dest of nothing"),
         pytest.param(["--recipe", "test", "--pft", "lora"], "unrecognized arguments: --pft", id="unknown flag"),
         pytest.param(["--recipe", "test", "model.heads=5"], "model.heads=5 cannot share model.hidden=32", id="rule"),

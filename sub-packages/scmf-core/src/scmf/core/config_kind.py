@@ -108,7 +108,7 @@ def dotted(cls: type) -> str:
 def import_class(path: str, base: type[BaseModel]) -> type[BaseModel]:
     """Import a user's config class; KindError says which part of the path fails and why."""
     module_name, _, class_name = path.rpartition(".")
-    module = _import_module(module_name, path)
+    module = import_named(module_name, path)
     found = getattr(module, class_name, None)
     if found is None:
         names = [n for n, v in vars(module).items() if isinstance(v, type) and issubclass(v, base) and v is not base]
@@ -121,7 +121,16 @@ def import_class(path: str, base: type[BaseModel]) -> type[BaseModel]:
     return found
 
 
-def _import_module(name: str, path: str) -> ModuleType:
+def import_named(name: str, path: str) -> ModuleType:
+    """Import a user's module.
+
+    Args:
+        name: of the module.
+        path: as the user wrote it, for messages.
+
+    Raises:
+        KindError: there is no such module, or importing it fails.
+    """
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

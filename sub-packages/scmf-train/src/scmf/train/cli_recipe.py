@@ -7,15 +7,16 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from shlex import quote
 from typing import NoReturn
 
 from scmf.core.command import Parser
 from scmf.core.config_write import json_schema, to_yaml, write_config
 from scmf.core.errors import ConfigError, StoreError, run_command
 from scmf.train.config import MainConfig
-from scmf.train.recipe import Recipe, RecipeArguments, header, parameters
-from scmf.train.recipes import RECIPES, find_recipe
+from scmf.train.recipe import Recipe, RecipeArguments, header, run_line
+from scmf.train.recipe_named import own_module_folder, recipe_named
+from scmf.train.recipe_text import Sourced, describe, describe_json, diff, diff_json, list_json, list_recipes
+from scmf.train.recipes import RECIPES
 
 _EXAMPLES = """\
 examples:
@@ -23,6 +24,8 @@ examples:
   scmf-recipe --recipe 106m-pretrain --data-path data/atlas --dest cfg.yaml
   scmf-recipe --recipe 10m-pretrain trainer.optimizer.lr=3e-4 data.split.by=donor_id
   scmf-recipe --describe 10m-published
+  scmf-recipe --diff 10m-pretrain cfg.yaml
+  scmf-recipe --recipe my_recipes.py:mine --dest cfg.yaml
   scmf-recipe --schema > scmf.schema.json
 then: scmf-train --config cfg.yaml
 """
@@ -44,36 +47,23 @@ def recipe_command(argv: Sequence[str]) -> int:
     """
     options = _parser().parse_intermixed_args(argv)
     _refuse_what_would_be_ignored(options)
-    if options.list:
-        sys.stdout.write(list_recipes())
-    elif options.schema:
-        sys.stdout.write(json.dumps(json_schema(MainConfig), indent=2, ensure_ascii=False) + "\n")
-    elif options.describe is not None:
-        sys.stdout.write(describe(find_recipe(options.describe)))
+    if options.recipe is not None:
+        _write(recipe_named(options.recipe), options)
     else:
-        _write(find_recipe(options.recipe), options)
+        sys.stdout.write(_shown(options))
     return 0
 
 
-def list_recipes() -> str:
-    """A table of all recipes: size, batch, length, other names."""
-    rows = [("recipe", "parameters", "tokens", "batch", "steps", "what")]
-    for recipe in RECIPES:
-        config = recipe.config()
-        trained = parameters(config)
-        size = f"{trained / 1e6:.1f}M" if trained is not None else "?"
-        length, batch = config.data.tokenizer.seq_length, config.data.global_batch_size
-        rows.append((recipe.name, size, f"{length:,}", f"{batch:,}", f"{config.trainer.steps:,}", recipe.summary))
-    names = [f"{recipe.name}: {', '.join(recipe.aliases)}" for recipe in RECIPES if recipe.aliases]
-    return _table(rows, right=(1, 2, 3, 4)) + "\nother names that are understood\n  " + "\n  ".join(names) + "\n"
-
-
-def describe(recipe: Recipe) -> str:
-    """Every number of a recipe with its source."""
-    rows = [("key", "value", "source")]
-    rows += [(key, json.dumps(setting.value), setting.source) for key, setting in sorted(recipe.settings.items())]
-    rest = "\nEvery other key has its default; the written YAML documents each.\n"
-    return f"{recipe.name}: {recipe.summary}\n\n" + _table(rows) + rest
+def _shown(options: argparse.Namespace) -> str:
+    """What a question is answered with."""
+    if options.list:
+        return (list_json if options.json else list_recipes)(RECIPES)
+    if options.schema:
+        return json.dumps(json_schema(MainConfig), indent=2, ensure_ascii=False) + "\n"
+    if options.describe is not None:
+        return (describe_json if options.json else describe)(Sourced.named(options.describe, flag="--describe"))
+    one, other = (Sourced.named(text, flag="--diff") for text in options.diff)
+    return (diff_json if options.json else diff)(one, other)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -85,10 +75,12 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--recipe", metavar="NAME", help="the recipe to write")
+    what.add_argument("--recipe", metavar="NAME", help="the recipe to write; your own is module:NAME or FILE.py:NAME")
     what.add_argument("--list", action="store_true", help="show all recipes")
-    what.add_argument("--describe", metavar="NAME", help="show where each number of a recipe comes from")
+    what.add_argument("--describe", metavar="NAME", help="show where each number of a recipe, or of a YAML, comes from")
+    what.add_argument("--diff", nargs=2, metavar=("A", "B"), help="show what differs between two recipes or YAML files")
     what.add_argument("--schema", action="store_true", help="print the JSON Schema of a configuration, for editors")
+    parser.add_argument("--json", action="store_true", help="with --list, --describe and --diff: JSON for programs")
     parser.add_argument("--dest", metavar="FILE", default="-", help="*.yaml or *.json to write; - (default) prints")
     parser.add_argument("--force", action="store_true", help="replace the file if it exists")
     parser.add_argument("--data-path", metavar="DIR", help="store written by `scmf-store convert` (data.store)")
@@ -108,6 +100,9 @@ def _refuse_what_would_be_ignored(options: argparse.Namespace) -> None:
     flags = {"--dest": options.dest != "-", "--force": options.force, "--data-path": options.data_path}
     flags |= {"--result-dir": options.result_dir, "--init-from": options.init_from}
     given = [flag for flag, value in flags.items() if value] + options.overrides
+    if options.json and (options.recipe is not None or options.schema):
+        fix = "leave it out" if options.schema else "leave it out; --dest FILE.json writes the configuration as JSON"
+        raise ConfigError("--json goes with --list, --describe and --diff", where="command line", fix=fix)
     if options.recipe is None and given:
         raise ConfigError(
             f"{given[0]} goes with --recipe only", where="command line", fix="add --recipe NAME, or leave it out"
@@ -124,12 +119,14 @@ def _write(recipe: Recipe, options: argparse.Namespace) -> None:
         overrides=tuple(options.overrides),
     )
     config = recipe.config(arguments)
-    comment = header(recipe, version=version("scmf-train"), arguments=arguments)
+    folder = own_module_folder(recipe, config)
+    run = run_line(config, "THIS_FILE" if options.dest == "-" else options.dest, folder=str(folder) if folder else None)
+    comment = header(recipe, version=version("scmf-train"), arguments=arguments, run=run)
     if options.dest == "-":
         sys.stdout.write(to_yaml(config, header=comment))
         return
     write_config(config, options.dest, header=comment, overwrite=options.force)
-    sys.stdout.write(f"wrote {options.dest}\nnext: scmf-train --config {quote(options.dest)}\n")
+    sys.stdout.write(f"wrote {options.dest}\nnext: {run}\n")
     _note_missing_store(options.data_path)
 
 
@@ -143,19 +140,6 @@ def _note_missing_store(path: str | None) -> None:
         expect_store(Path(path))
     except StoreError as error:
         sys.stderr.write(f"note: {error}\n")
-
-
-def _table(rows: Sequence[tuple[str, ...]], right: tuple[int, ...] = ()) -> str:
-    """Columns of text; the last is not padded."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.rjust(width) if number in right else cell.ljust(width)
-            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -119,11 +119,36 @@ def parameters(config: MainConfig) -> int | None:
     return config.model.n_parameters(size, config.data.tokenizer.seq_length)
 
 
-def header(recipe: Recipe, *, version: str, arguments: RecipeArguments | None = None) -> Sequence[str]:
-    """Comment at the top of a written recipe: what it is, what made it, what runs it."""
+def run_line(config: MainConfig, dest: str, *, folder: str | None = None) -> str:
+    """The command that runs a written config on the machines that it asks for.
+
+    Args:
+        config: as written.
+        dest: the file's name.
+        folder: where Python finds the classes that the config names; None where they are installed.
+    """
+    command = ["scmf-train", "--config", dest]
+    if config.trainer.nodes > 1:
+        ranks = "GPUS_A_NODE" if config.trainer.devices == "auto" else config.trainer.devices
+        step = [f"--nodes={config.trainer.nodes}", f"--ntasks-per-node={ranks}", f"--gpus-per-node={ranks}"]
+        command = ["srun", *step, *command, "--resume", "auto"]
+    return (f"PYTHONPATH={shlex.quote(folder)} " if folder else "") + shlex.join(command)
+
+
+def header(
+    recipe: Recipe, *, version: str, arguments: RecipeArguments | None = None, run: str | None = None
+) -> Sequence[str]:
+    """Comment at the top of a written recipe: what it is, what made it, what runs it.
+
+    Args:
+        recipe: whose config is written.
+        version: of scmf.
+        arguments: that it was asked for with.
+        run: the command that runs it, as `run_line` gives it; None for a file that has no name yet.
+    """
     return (
         f"scmf {version}, recipe {recipe.name}: {recipe.summary}",
         f"written by:  {recipe.command(arguments)}",
-        "run it by:   scmf-train --config THIS_FILE",
-        f"where each number comes from:  scmf-recipe --describe {recipe.name}",
+        f"run it by:   {run or 'scmf-train --config THIS_FILE'}",
+        f"where each number comes from:  {shlex.join(['scmf-recipe', '--describe', recipe.name])}",
     )

@@ -236,8 +236,12 @@ RECIPES: tuple[Recipe, ...] = (
 """Every recipe, in the order in which they are listed."""
 
 
-def find_recipe(name: str) -> Recipe:
+def find_recipe(name: str, *, flag: str = "--recipe") -> Recipe:
     """The recipe of a name or an alias.
+
+    Args:
+        name: as typed.
+        flag: that it was given to, for messages.
 
     Raises:
         ConfigError: no such recipe; says which is nearest.
@@ -249,6 +253,6 @@ def find_recipe(name: str) -> Recipe:
     fix = f"did you mean {near}? " if near else ""
     raise ConfigError(
         f"there is no recipe {name}",
-        where="--recipe",
+        where=flag,
         fix=f"{fix}The recipes are {', '.join(recipe.name for recipe in RECIPES)}",
     )
