@@ -2,18 +2,30 @@
 
 Data makes it (NumPy, CPU); training moves it to the device; the model reads it.
 
-Shapes: T positions of the pack, M corrupted positions (targets), S segments (cells, then unused tail), C cells.
+Shapes: T positions of the pack, M corrupted positions (targets), S segments (cells, then unused tail), C cells,
+L labelled cells.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 IntArray = npt.NDArray[np.int32]
 LongArray = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class CellTargets:
+    """What one objective asks about whole cells of a pack. A cell without a label has no entry."""
+
+    segments: IntArray
+    """(L,) int32 numbers of the segments of the labelled cells, each once."""
+    values: npt.NDArray[np.int32] | npt.NDArray[np.float32]
+    """(L,) int32 class of each, from 0; or float32 number, standardised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +53,8 @@ class Microbatch:
     """Real tokens: positions that belong to cells."""
     longest: int
     """Upper bound of the segment lengths, for kernels that take one; at most the sequence length."""
+    cell_targets: Mapping[str, CellTargets] = field(default_factory=dict)
+    """Targets of the objectives about whole cells, by the objective's name."""
 
 
 @dataclass(frozen=True, slots=True)
