@@ -1,7 +1,8 @@
-"""Attention inside the cells of a pack, for machines without Transformer Engine.
+"""Attention inside the segments of a pack, for machines without Transformer Engine.
 
-In: queries, keys and values of a whole pack and the places where its cells meet. Out: the context of every
-token, from its own cell only. Shapes: T positions, A heads of this rank, E width of a head, L length of a segment.
+In: queries, keys and values of a whole pack and the places where its segments meet. Out: the context of every
+token, from its own segment only, of which a causal model sees no later token.
+Shapes: T positions, A heads of this rank, E width of a head, L length of a segment.
 """
 
 from __future__ import annotations
@@ -15,15 +16,21 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from scmf.model.dropped_attention import Segments, drop_attention
-from scmf.model.megatron import MegatronModule, PackedSeqParams, get_cuda_rng_tracker
+from scmf.model.megatron import AttnMaskType, MegatronModule, PackedSeqParams, get_cuda_rng_tracker
 
 
 def segment_attention(
-    query_TAE: Tensor, key_TAE: Tensor, value_TAE: Tensor, *, lengths: Sequence[int], dropout: float
+    query_TAE: Tensor,
+    key_TAE: Tensor,
+    value_TAE: Tensor,
+    *,
+    lengths: Sequence[int],
+    dropout: float,
+    causal: bool = False,
 ) -> Tensor:
-    """Attention of each segment over itself, in both directions.
+    """Attention of each segment over itself.
 
-    Each segment is computed from its own rows alone, so that no value of another cell can reach it.
+    Each segment is computed from its own rows alone, so that no value of another one can reach it.
 
     Args:
         query_TAE: (T, A, E) in any float dtype.
@@ -31,20 +38,21 @@ def segment_attention(
         value_TAE: (T, A, E).
         lengths: of the segments, summing to T.
         dropout: probability of dropping an attention weight.
+        causal: a token sees itself and the ones before it; otherwise the whole segment.
 
     Returns:
         (T, A, E) context.
     """
     if dropout:
-        return drop_attention(query_TAE, key_TAE, value_TAE, Segments(lengths, dropout))
+        return drop_attention(query_TAE, key_TAE, value_TAE, Segments(lengths, dropout, causal=causal))
     # split, not slicing: its backward is one concatenation instead of a T-long zero tensor a segment.
     queries, keys, values = (torch.split(t, list(lengths)) for t in (query_TAE, key_TAE, value_TAE))
-    return torch.cat([_fused(q, k, v) for q, k, v in zip(queries, keys, values, strict=True)])
+    return torch.cat([_fused(q, k, v, causal=causal) for q, k, v in zip(queries, keys, values, strict=True)])
 
 
-def _fused(query_LAE: Tensor, key_LAE: Tensor, value_LAE: Tensor) -> Tensor:
+def _fused(query_LAE: Tensor, key_LAE: Tensor, value_LAE: Tensor, *, causal: bool) -> Tensor:
     q_ALE, k_ALE, v_ALE = (t.transpose(0, 1).unsqueeze(0) for t in (query_LAE, key_LAE, value_LAE))
-    return scaled_dot_product_attention(q_ALE, k_ALE, v_ALE).squeeze(0).transpose(0, 1)
+    return scaled_dot_product_attention(q_ALE, k_ALE, v_ALE, is_causal=causal).squeeze(0).transpose(0, 1)
 
 
 class PackedAttention(MegatronModule):
@@ -63,7 +71,8 @@ class PackedAttention(MegatronModule):
         **_: object,
     ) -> None:
         super().__init__(config)
-        del layer_number, attn_mask_type, attention_type
+        del layer_number, attention_type
+        self.causal = attn_mask_type in (AttnMaskType.causal, AttnMaskType.padding_causal)
         self.dropout = config.attention_dropout if attention_dropout is None else attention_dropout
 
     def forward(
@@ -81,7 +90,7 @@ class PackedAttention(MegatronModule):
             query: (T, A, E) of this rank's heads.
             key: (T, A, E).
             value: (T, A, E).
-            attention_mask: None; cells are kept apart by `packed_seq_params`.
+            attention_mask: None; segments are kept apart by `packed_seq_params`.
             packed_seq_params: with `cu_seqlens_q` (S + 1,) int32 from 0 to T.
 
         Returns:
@@ -98,5 +107,5 @@ class PackedAttention(MegatronModule):
         # has already entered the ranks' own random state.
         own_state = dropout and not self.config.sequence_parallel
         with get_cuda_rng_tracker().fork() if own_state else contextlib.nullcontext():
-            context_TAE = segment_attention(query, key, value, lengths=lengths, dropout=dropout)
+            context_TAE = segment_attention(query, key, value, lengths=lengths, dropout=dropout, causal=self.causal)
         return context_TAE.reshape(context_TAE.size(0), -1)

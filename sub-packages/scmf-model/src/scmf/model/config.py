@@ -1,11 +1,11 @@
-"""The `model` section: sizes of the encoder and its task. Imports neither torch nor megatron."""
+"""The `model` section: sizes of a transformer and its task. Imports neither torch nor megatron."""
 
 from __future__ import annotations
 
 import importlib
 from abc import abstractmethod
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,15 +16,30 @@ from scmf.core.config_kind import Kinds
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 Dropout = Annotated[float, Field(ge=0.0, lt=1.0)]
 Width = Annotated[int, Field(ge=1, le=1_048_576)]
+Positions = Literal["learned", "sinusoidal", "rotary"]
 
 
 class TaskConfig(Variant):
     """Base of every task: what is hidden from the model, and what it is asked for."""
 
+    causal: ClassVar[bool | None] = None
+    """Whether tokens may see earlier ones only; None where either backbone will do."""
+
+    def head_parameters(self, hidden: int, rows: int) -> int:
+        """Trained numbers of the task's head, the tied embedding matrix not counted.
+
+        Args:
+            hidden: width.
+            rows: of the embedding matrix, padding included.
+        """
+        del hidden, rows
+        return 0
+
 
 class MlmTask(TaskConfig, kind="mlm"):
     """Masked language model: predict the tokens that were corrupted."""
 
+    causal = False
     select: Annotated[float, Field(gt=0.0, le=1.0)] = 0.15
     """Share of a cell's tokens chosen as targets. Source: BERT."""
     mask: Probability = 0.80
@@ -43,6 +58,18 @@ class MlmTask(TaskConfig, kind="mlm"):
                 f"use random: {round(1.0 - self.mask, 6)} or less",
             )
 
+    def head_parameters(self, hidden: int, rows: int) -> int:
+        """BERT's: a dense layer and a norm, then a bias for every token."""
+        return hidden * hidden + hidden + 2 * hidden + rows
+
+
+class ClmTask(TaskConfig, kind="clm"):
+    """Causal language model: predict every token from the ones before it."""
+
+    causal = True
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Share of the target's probability that is spread over the vocabulary in training. Transformer: 0.1, GPT-2: 0."""
+
 
 class ModelConfig(Variant):
     """Base of every `model` section: sizes of one transformer over Megatron-Core layers, and its task."""
@@ -57,7 +84,7 @@ class ModelConfig(Variant):
     """Attention heads; each is hidden / heads wide."""
     pad_vocabulary_to: Annotated[int, Field(ge=1, le=65_536)] = 128
     """The vocabulary is padded to a multiple of this, so that tensor ranks share it evenly. Source: Megatron."""
-    task: Annotated[TaskConfig, Kinds({"mlm": MlmTask})] = MlmTask()
+    task: Annotated[TaskConfig, Kinds({"mlm": MlmTask, "clm": ClmTask})] = MlmTask()
     """What the model is trained to do."""
     init_from: Annotated[str, Field(min_length=1)] | None = None
     """Checkpoint whose weights (not optimizer, not step) the run starts from; null draws them from the seed."""
@@ -89,19 +116,54 @@ class ModelConfig(Variant):
         return -(-vocabulary_size // self.pad_vocabulary_to) * self.pad_vocabulary_to
 
 
-class EncoderConfig(ModelConfig, kind="encoder"):
-    """Bidirectional transformer encoder, learned positions, embeddings tied with the output."""
+class BackboneConfig(ModelConfig):
+    """What encoders and decoders share: norms, dropout, positions; embeddings are tied with the output."""
+
+    causal: ClassVar[bool]
+    """Whether a token sees only itself and the ones before it."""
 
     norm: Literal["pre", "post"] = "pre"
-    """LayerNorm before (BioNeMo) or after (BERT, Geneformer on Hugging Face) attention and feed-forward."""
+    """LayerNorm before (BioNeMo, GPT-2) or after (BERT, Geneformer on Hugging Face) attention and feed-forward."""
     hidden_dropout: Dropout = 0.0
     """Dropout of the residual stream. BioNeMo's Geneformer: 0.02, BERT: 0.1."""
     attention_dropout: Dropout = 0.0
     """Dropout of the attention weights. BioNeMo's Geneformer and BERT: 0.1."""
     layernorm_epsilon: Annotated[float, Field(gt=0.0, le=1e-2)] = 1e-12
-    """Added to the variance in every LayerNorm. Source: BERT, Geneformer."""
+    """Added to the variance in every LayerNorm. BERT, Geneformer: 1e-12, GPT-2: 1e-5."""
     init_std: Annotated[float, Field(gt=0.0, le=1.0)] = 0.02
     """Standard deviation of the initial weights; projections back to the residual stream take std / sqrt(2 layers)."""
+    positions: Positions = "learned"
+    """How a token knows its place: learned (BERT, GPT-2), sinusoidal (Transformer) or rotary (RoFormer, ESM-2)."""
+
+    def faults(self) -> Iterator[Fault]:
+        """The task sees what the backbone shows, and widths are even where positions need pairs."""
+        yield from super().faults()
+        if self.task.causal not in (None, self.causal):
+            yield self._wrong_way()
+        if self.positions == "sinusoidal" and self.hidden % 2:
+            yield Fault(
+                "positions",
+                f"model.positions=sinusoidal takes a sine and a cosine of each wavelength, and model.hidden="
+                f"{self.hidden} is odd",
+                "use an even hidden, or positions: learned",
+            )
+        if self.positions == "rotary" and self.hidden % (2 * self.heads):
+            yield Fault(
+                "positions",
+                f"model.positions=rotary turns pairs of a head's numbers, and model.hidden={self.hidden} over "
+                f"model.heads={self.heads} is no even width",
+                "use a hidden that is a multiple of 2 x heads, or positions: learned",
+            )
+
+    def _wrong_way(self) -> Fault:
+        sees = "only itself and the tokens before it" if self.causal else "the whole of its sequence"
+        other = "encoder" if self.causal else "decoder"
+        return Fault(
+            "task",
+            f"model.task.kind={self.task.kind} asks for a {'causal' if self.task.causal else 'bidirectional'} model, "
+            f"and a token of model.kind={self.kind} sees {sees}",
+            f"write model.kind: {other}, or task: {{kind: {'clm' if self.causal else 'mlm'}}}",
+        )
 
     def build(self, **place: Any) -> Any:
         """This rank's stage of the model: scmf.model.transformer.build_transformer with these sizes."""
@@ -115,14 +177,27 @@ class EncoderConfig(ModelConfig, kind="encoder"):
             vocabulary_size: tokens, special ones included, before padding.
             seq_length: learned positions.
         """
-        vocabulary, width, ffn = self.padded_vocabulary_size(vocabulary_size), self.hidden, self.ffn
+        rows, width, ffn = self.padded_vocabulary_size(vocabulary_size), self.hidden, self.ffn
         norm = 2 * width
         square = width * width + width
-        embeddings = vocabulary * width + seq_length * width
+        embeddings = rows * width + (seq_length * width if self.positions == "learned" else 0)
         layer = norm + 3 * square + square + norm + (width * ffn + ffn) + (ffn * width + width)
         # Pre-LN ends with a norm; post-LN begins with one, over the embeddings.
-        head = square + norm + vocabulary
-        return embeddings + self.layers * layer + norm + head
+        return embeddings + self.layers * layer + norm + self.task.head_parameters(width, rows)
+
+
+class EncoderConfig(BackboneConfig, kind="encoder"):
+    """Bidirectional transformer encoder: every token sees the whole of its sequence."""
+
+    causal = False
+
+
+class DecoderConfig(BackboneConfig, kind="decoder"):
+    """Causal transformer decoder: a token sees itself and the ones before it, as in GPT."""
+
+    causal = True
+    task: Annotated[TaskConfig, Kinds({"clm": ClmTask, "mlm": MlmTask})] = ClmTask()
+    """What the model is trained to do."""
 
 
 def largest_divisor(number: int, limit: int) -> int:

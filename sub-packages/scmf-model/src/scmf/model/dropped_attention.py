@@ -8,6 +8,7 @@ Shapes: T positions, A heads of this rank, E width of a head, L length of a segm
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -39,7 +40,7 @@ class _DroppedAttention(torch.autograd.Function):
         context_TAE = torch.empty_like(value_TAE)
         for rows, drop in segments.drawn(query_TAE.size(1)):
             q, k, v = (t[rows].transpose(0, 1) for t in (query_TAE, key_TAE, value_TAE))
-            weights_ALL = _weights(q, k).masked_fill_(drop, 0.0)
+            weights_ALL = _weights(q, k, causal=segments.causal).masked_fill_(drop, 0.0)
             context_TAE[rows] = (weights_ALL @ v).mul_(segments.scale).transpose(0, 1)
         ctx.save_for_backward(query_TAE, key_TAE, value_TAE, context_TAE)
         ctx.segments = segments
@@ -56,7 +57,7 @@ class _DroppedAttention(torch.autograd.Function):
         for rows, drop in segments.drawn(query_TAE.size(1)):
             parts = tuple(t[rows].transpose(0, 1) for t in (query_TAE, key_TAE, value_TAE, gradients[0]))
             delta_AL = delta_TA[rows].transpose(0, 1)
-            for grad, part in zip(grads, _gradients(parts, delta_AL, drop, segments.scale), strict=True):
+            for grad, part in zip(grads, _gradients(parts, delta_AL, drop, segments), strict=True):
                 grad[rows] = part.transpose(0, 1)
         return (*grads, None)
 
@@ -67,10 +68,12 @@ class Segments:
     Args:
         lengths: of the segments, summing to T.
         dropout: probability of dropping a weight, to 1/65,536.
+        causal: a token sees itself and the ones before it.
     """
 
-    def __init__(self, lengths: Sequence[int], dropout: float) -> None:
+    def __init__(self, lengths: Sequence[int], dropout: float, *, causal: bool = False) -> None:
         self.lengths = lengths
+        self.causal = causal
         self.scale = 1.0 / (1.0 - dropout)
         self._threshold = round(dropout * _LEVELS) - _LEVELS // 2
         self._seed = int(torch.empty((), dtype=torch.int64).random_())
@@ -90,17 +93,20 @@ class Segments:
         return (draws.view(torch.int16)[:count] < self._threshold).view(shape)
 
 
-def _weights(query_ALE: Tensor, key_ALE: Tensor) -> Tensor:
+def _weights(query_ALE: Tensor, key_ALE: Tensor, *, causal: bool) -> Tensor:
     scores_ALL = (query_ALE * query_ALE.size(-1) ** -0.5) @ key_ALE.transpose(1, 2)
+    if causal:
+        scores_ALL.masked_fill_(torch.ones(scores_ALL.shape[1:], dtype=torch.bool).triu_(1), -math.inf)
     return torch.softmax(scores_ALL, -1, dtype=torch.float32).to(query_ALE.dtype)
 
 
 def _gradients(
-    parts: tuple[Tensor, ...], delta_AL: Tensor, drop_ALL: Tensor, scale: float
+    parts: tuple[Tensor, ...], delta_AL: Tensor, drop_ALL: Tensor, segments: Segments
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(A, L, E) gradients of one segment's queries, keys and values."""
     q, k, v, grad = parts
-    weights_ALL = _weights(q, k)
+    scale = segments.scale
+    weights_ALL = _weights(q, k, causal=segments.causal)
     grad_v = (weights_ALL.masked_fill(drop_ALL, 0.0).transpose(1, 2) @ grad).mul_(scale)
     grad_scores = (grad @ v.transpose(1, 2)).masked_fill_(drop_ALL, 0.0).mul_(scale)
     grad_scores.sub_(delta_AL.unsqueeze(-1)).mul_(weights_ALL).mul_(q.size(-1) ** -0.5)

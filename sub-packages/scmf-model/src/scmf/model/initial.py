@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from scmf.core.random import derive_seed
-from scmf.model.config import EncoderConfig
+from scmf.model.config import BackboneConfig
 
-_LAYER = re.compile(r"^encoder\.layers\.(\d+)\.(.*)$")
+_LAYER = re.compile(r"^(encoder|decoder)\.layers\.(\d+)\.(.*)$")
 _RESIDUAL = ("self_attention.linear_proj.weight", "mlp.linear_fc2.weight")
 
 
@@ -28,17 +28,17 @@ def global_names(model: Any) -> Iterator[tuple[str, torch.nn.Parameter]]:
     for local, parameter in model.named_parameters():
         name = local
         if match := _LAYER.match(local):
-            number = model.block.layers[int(match[1])].layer_number - 1
-            rest = match[2]
+            number = model.block.layers[int(match[2])].layer_number - 1
+            rest = match[3]
             for key, fused in FUSED_NORM_KEYS.items():
                 if rest.startswith(key):
                     rest = fused + rest.removeprefix(key)
-            name = f"encoder.layers.{number}.{rest}"
+            name = f"{match[1]}.layers.{number}.{rest}"
         yield ("embedding.word_embeddings.weight" if name == "output_layer.weight" else name), parameter
 
 
 @torch.no_grad()
-def draw_weights(model: Any, config: EncoderConfig, *, seed: int) -> None:
+def draw_weights(model: Any, config: BackboneConfig, *, seed: int) -> None:
     """Fill every parameter of this rank's part of the model.
 
     Matrices: normal with `init_std`; projections back to the residual stream divided by sqrt(2 layers), as

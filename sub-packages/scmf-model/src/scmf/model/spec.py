@@ -136,13 +136,14 @@ def te_parts_of(te: Any) -> Parts:
     )
 
 
-def layer_spec(parts: Parts, place: NormPlace, *, ffn: int) -> ModuleSpec:
-    """Spec of one encoder layer: attention in both directions over packed cells, then a feed-forward.
+def layer_spec(parts: Parts, place: NormPlace, *, ffn: int, causal: bool = False) -> ModuleSpec:
+    """Spec of one layer: attention inside the segments of a pack, then a feed-forward.
 
     Args:
         parts: of one set of kernels.
         place: of the norms, before or after attention and feed-forward.
         ffn: width of the feed-forward.
+        causal: a token sees itself and the ones before it; otherwise the whole segment.
     """
     fused = place == "pre" and parts.norm_and_column_linear is not None
     column = parts.norm_and_column_linear if fused else parts.column_linear
@@ -151,7 +152,7 @@ def layer_spec(parts: Parts, place: NormPlace, *, ffn: int) -> ModuleSpec:
         "input_layernorm": inner_norm,
         "self_attention": ModuleSpec(
             module=SelfAttention,
-            params={"attn_mask_type": AttnMaskType.padding},
+            params={"attn_mask_type": AttnMaskType.padding_causal if causal else AttnMaskType.padding},
             submodules=SelfAttentionSubmodules(
                 linear_qkv=column,
                 core_attention=parts.attention,

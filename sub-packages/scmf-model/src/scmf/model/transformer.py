@@ -11,10 +11,10 @@ from typing import Any
 
 from torch import Tensor
 
-from scmf.model.config import EncoderConfig
+from scmf.model.config import BackboneConfig
 from scmf.model.device import has_gpu
 from scmf.model.embedding import PackEmbedding
-from scmf.model.head import MlmHead
+from scmf.model.head import vocabulary_head
 from scmf.model.initial import draw_weights
 from scmf.model.megatron import (
     LanguageModule,
@@ -25,6 +25,7 @@ from scmf.model.megatron import (
     set_defaults_if_not_set_tensor_model_parallel_attributes,
 )
 from scmf.model.pack import Pack
+from scmf.model.positions import rotary_angles
 from scmf.model.recompute import recompute_feed_forwards
 from scmf.model.spec import Parts, choose_kernels, layer_spec, local_parts, transformer_engine_parts
 from scmf.model.transformer_config import Arithmetic, ModelLayout, transformer_config
@@ -54,7 +55,7 @@ class Transformer(LanguageModule):
 
     def __init__(
         self,
-        config: EncoderConfig,
+        config: BackboneConfig,
         *,
         megatron: Any,
         vocabulary: VocabularyShape,
@@ -64,6 +65,8 @@ class Transformer(LanguageModule):
     ) -> None:
         super().__init__(config=megatron, pg_collection=groups)
         self.model_type = ModelType.encoder_or_decoder
+        self.causal = config.causal
+        self.rotary = config.positions == "rotary"
         turns = megatron.virtual_pipeline_model_parallel_size or 1
         # Megatron's names; it takes None for stages that are not interleaved.
         self.vp_stage = turn if turns > 1 else None
@@ -76,6 +79,7 @@ class Transformer(LanguageModule):
                 megatron,
                 vocabulary_size=padded,
                 seq_length=vocabulary.seq_length,
+                positions=config.positions,
                 norm=parts.norm if config.norm == "post" else None,
                 tp_group=groups.tp,
             )
@@ -83,7 +87,8 @@ class Transformer(LanguageModule):
         block = TransformerBlock(
             megatron,
             TransformerBlockSubmodules(
-                layer_specs=[layer_spec(parts, config.norm, ffn=config.ffn)] * layers, layer_norm=parts.norm
+                layer_specs=[layer_spec(parts, config.norm, ffn=config.ffn, causal=config.causal)] * layers,
+                layer_norm=parts.norm,
             ),
             post_layer_norm=config.norm == "pre",
             pre_process=self.pre_process,
@@ -91,16 +96,23 @@ class Transformer(LanguageModule):
             pg_collection=groups,
             vp_stage=self.vp_stage,
         )
-        self.encoder = block
+        # Megatron's names for the two, and so a checkpoint's.
+        self.add_module("decoder" if config.causal else "encoder", block)
         if self.post_process:
-            own_weight = not self.pre_process
-            self.output_layer = MlmHead(megatron, vocabulary_size=padded, own_weight=own_weight, tp_group=groups.tp)
+            self.output_layer = vocabulary_head(
+                config.task,
+                megatron,
+                vocabulary_size=vocabulary.size,
+                rows=padded,
+                own_weight=not self.pre_process,
+                tp_group=groups.tp,
+            )
         self.setup_embeddings_and_output_layer()
 
     @property
     def block(self) -> Any:
         """Megatron's TransformerBlock with the layers of this stage."""
-        return self.encoder
+        return self.decoder if self.causal else self.encoder
 
     def set_input_tensor(self, input_tensor: Any) -> None:
         """Take the hidden states that the stage before has sent; Megatron's schedule calls this."""
@@ -122,14 +134,36 @@ class Transformer(LanguageModule):
         losses: Tensor = self.output_layer(hidden_MD, pack.targets, weight_VD=self.shared_embedding_or_output_weight())
         return losses
 
+    def logits(self, pack: Pack, positions: Tensor) -> Tensor:
+        """Scores of every token of the vocabulary; on the last stage only, collective over tensor ranks.
+
+        Args:
+            pack: T positions.
+            positions: (M,) int64 positions in the pack.
+
+        Returns:
+            (M, vocabulary size) in the precision of the model; the rows that pad the vocabulary are left out.
+        """
+        hidden_MD = self.hidden_states(pack)[positions]
+        return self.output_layer.whole_logits(hidden_MD, weight_VD=self.shared_embedding_or_output_weight())
+
     def hidden_states(self, pack: Pack) -> Tensor:
         """(T, D) final hidden states of every position; on the last stage only."""
         return self._whole(self._layers(pack))
 
     def _layers(self, pack: Pack) -> Tensor:
         hidden = self.embedding(pack.input_ids, pack.positions) if self.pre_process else None
-        output: Tensor = self.block(hidden, None, packed_seq_params=pack.packed_seq_params)
+        output: Tensor = self.block(
+            hidden, None, rotary_pos_emb=self._rotary_angles(pack), packed_seq_params=pack.packed_seq_params
+        )
         return output
+
+    def _rotary_angles(self, pack: Pack) -> Tensor | None:
+        if not self.rotary:
+            return None
+        ids = pack.input_ids
+        longest, width = pack.packed_seq_params.max_seqlen_q, self.config.kv_channels
+        return rotary_angles(longest, width, positions=len(ids), device=ids.device)
 
     def _whole(self, hidden: Tensor) -> Tensor:
         """(T, D) from (T, 1, D) or from this rank's share of it."""
@@ -142,7 +176,7 @@ class Transformer(LanguageModule):
 
 
 def build_transformer(
-    config: EncoderConfig,
+    config: BackboneConfig,
     *,
     vocabulary: VocabularyShape,
     groups: Any,

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-from scmf.model.config import EncoderConfig
+from scmf.model.config import BackboneConfig
 from scmf.model.megatron import TransformerConfig
 
 Precision = Literal["fp32", "bf16", "fp16", "fp8"]
@@ -83,8 +83,8 @@ RECOMPUTE: dict[Recompute, dict[str, Any]] = {
 """Megatron's settings for each."""
 
 
-def transformer_config(config: EncoderConfig, *, layout: ModelLayout, precision: Arithmetic, on_gpu: bool) -> Any:
-    """Megatron's configuration of an encoder.
+def transformer_config(config: BackboneConfig, *, layout: ModelLayout, precision: Arithmetic, on_gpu: bool) -> Any:
+    """Megatron's configuration of a transformer.
 
     Args:
         config: sizes, dropout, norms.
@@ -125,6 +125,8 @@ def transformer_config(config: EncoderConfig, *, layout: ModelLayout, precision:
         bias_activation_fusion=False,
         masked_softmax_fusion=False,
         gradient_accumulation_fusion=False,
+        # Rotary positions of packed segments; the other way reads the segments' lengths back from the device.
+        apply_rope_fusion=on_gpu and config.positions == "rotary",
         cuda_graph_scope=[],  # the default warns that it is deprecated
         **RECOMPUTE[layout.recompute],
         **(precision.settings if isinstance(precision, Fp8) else {}),

@@ -17,7 +17,7 @@ from scmf.core.config_override import override
 from scmf.core.config_read import Document, read_document
 from scmf.core.errors import ConfigError
 from scmf.data.config import CellsConfig, DataConfig
-from scmf.model.config import EncoderConfig, ModelConfig
+from scmf.model.config import DecoderConfig, EncoderConfig, ModelConfig
 from scmf.train.faults import FaultsConfig
 from scmf.train.log_config import LogConfig, ProfileConfig
 from scmf.train.optimizer_config import OPTIMIZERS, OptimizerConfig
@@ -276,7 +276,7 @@ class MainConfig(Config):
 
     data: Annotated[DataConfig, Kinds({"cells": CellsConfig})]
     """Which cells, as which tokens, in which batches."""
-    model: Annotated[ModelConfig, Kinds({"encoder": EncoderConfig})]
+    model: Annotated[ModelConfig, Kinds({"encoder": EncoderConfig, "decoder": DecoderConfig})]
     """Sizes of the network and its task."""
     trainer: TrainerConfig
     """Length, layout, precision, optimizer, and what is kept."""
