@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= $(shell scripts/find-python)
 VENV := .venv
 BIN := $(VENV)/bin
-PACKAGES := core data model train
+PACKAGES := core data model train eval
 # Two processes of tests: each starts ranks of its own.
 WORKERS ?= 2
 STAMP := $(VENV)/.ready
