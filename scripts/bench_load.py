@@ -136,7 +136,7 @@ def _stepper(stream: CellStream, size: int) -> Callable[[int], object]:
 def _stream(store: Path, vocabulary: Path, layout: dict[str, Any]) -> CellStream:
     tokenizer = {"kind": "rank", "vocabulary": str(vocabulary), "seq_length": _SEQ_LENGTH}
     config = CellsConfig.model_validate({"kind": "cells", "store": str(store), "tokenizer": tokenizer, **layout})
-    return CellStream(CellStore.open(store), config, corruption=Corruption(0.15, 0.8, 0.02), seed=0)
+    return CellStream(CellStore.open(store), config, objective=Corruption(0.15, 0.8, 0.02), seed=0)
 
 
 def _rate(call: Callable[[int], object], n: int) -> float:

@@ -128,7 +128,7 @@ def _baseline(config: MainConfig) -> UnigramLoss:
     if not isinstance(task, MlmTask):
         raise ConfigError("the baseline is for masked language models", where="model.task", fix="kind: mlm")
     corruption = Corruption(select=task.select, mask=task.mask, random=task.random)
-    stream = config.data.open(corruption=corruption, seed=config.trainer.seed, replica=Replica(), align=128)
+    stream = config.data.open(objective=corruption, seed=config.trainer.seed, replica=Replica(), align=128)
     return unigram_loss(stream, batches=config.trainer.validation.batches)
 
 

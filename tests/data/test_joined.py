@@ -151,7 +151,7 @@ def test_a_run_over_several_stores_is_described_by_one_section(stores):
             "microbatch_tokens": 256,
         }
     )
-    stream = config.open(corruption=Corruption(0.15, 0.8, 0.1), seed=1)
+    stream = config.open(objective=Corruption(0.15, 0.8, 0.1), seed=1)
     assert isinstance(stream, CellStream)
     drawn = np.concatenate([stream.step(p).cell_ids for p in range(0, 140, 14)])
     assert ((drawn < 40).sum(), (drawn >= 40).sum()) == (43, 97)  # 40 x 1 to 30 x 3, of twice 70
@@ -181,6 +181,6 @@ def test_a_named_split_of_the_store_says_which_cells(stores, tmp_path):
             "microbatch_tokens": 256,
         }
     )
-    stream = config.open(corruption=Corruption(0.15, 0.8, 0.1), seed=1)
+    stream = config.open(objective=Corruption(0.15, 0.8, 0.1), seed=1)
     assert (stream.n_train, stream.n_validation) == (20, 10)
     assert "donor=d0,d1" in stream.fingerprint["split"]

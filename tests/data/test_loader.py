@@ -51,7 +51,7 @@ def trainer_stream(config, **changes):
         "microbatch_tokens": 256,
     }
     data = CellsConfig.model_validate(values | changes)
-    return data.open(corruption=BERT, seed=config.seed, replica=Replica(), align=128)
+    return data.open(objective=BERT, seed=config.seed, replica=Replica(), align=128)
 
 
 def cells_of(step, *, pad):

@@ -17,6 +17,8 @@ from scmf.data.stream import Draw
 class Stream:
     """Ten cells a step; later steps of a group are ready first."""
 
+    noun = "cell"
+
     def __init__(self, fault=None, at=30):
         self.fault, self.at = fault, at
         self.prepared = []

@@ -199,7 +199,7 @@ def test_a_replica_reads_the_bytes_of_its_own_cells_and_no_others(demo_store, mo
     )
     total = 0
     for number in range(4):
-        stream = config.open(corruption=Corruption(0.15, 0.8, 0.1), seed=1, replica=Replica(number, 4))
+        stream = config.open(objective=Corruption(0.15, 0.8, 0.1), seed=1, replica=Replica(number, 4))
         read.clear()
         batch = stream.step(0)
         own = [cell for micro in batch.microbatches for cell in micro.cell_ids.tolist()]

@@ -68,7 +68,7 @@ def test_batches_of_a_run_are_equal_bit_for_bit(demo_store, ranked, vocabulary):
                 "microbatch_tokens": 2048,
             }
         )
-        return config.open(corruption=Corruption(0.15, 0.8, 0.1), seed=1)
+        return config.open(objective=Corruption(0.15, 0.8, 0.1), seed=1)
 
     for a, b in zip(stream(demo_store).step(32).microbatches, stream(ranked).step(32).microbatches, strict=True):
         for name in a.__slots__:
@@ -97,7 +97,7 @@ def test_another_vocabulary_is_refused_before_the_run(ranked, vocabulary):
         }
     )
     with pytest.raises(VocabularyError, match=f"in the rank order of {vocabulary.name}") as caught:
-        config.open(corruption=Corruption(0.15, 0.8, 0.1), seed=1)
+        config.open(objective=Corruption(0.15, 0.8, 0.1), seed=1)
     assert "scmf-store rank-order STORE --vocabulary" in caught.value.fix
     with pytest.raises(VocabularyError, match="in the rank order of"):
         _tokens(ranked, other, np.arange(3), seq_length=64)

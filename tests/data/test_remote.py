@@ -74,7 +74,7 @@ def test_a_remote_store_works_in_another_process_and_in_a_run(address, demo_stor
     }
     batches = [
         CellsConfig.model_validate({**fields, "store": where})
-        .open(corruption=Corruption(0.15, 0.8, 0.1), seed=1)
+        .open(objective=Corruption(0.15, 0.8, 0.1), seed=1)
         .step(0)
         for where in (address, str(demo_store.path))
     ]

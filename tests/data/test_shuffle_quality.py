@@ -72,7 +72,7 @@ def _stream(store, **changes):
         "microbatch_tokens": 256,
     }
     config = CellsConfig.model_validate({**fields, **changes})
-    return config.open(corruption=Corruption(0.15, 0.8, 0.1), seed=1)
+    return config.open(objective=Corruption(0.15, 0.8, 0.1), seed=1)
 
 
 def test_a_run_reports_how_it_reads_splits_and_mixes(demo_store):

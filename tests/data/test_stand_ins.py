@@ -22,7 +22,7 @@ def spoilt(demo_store, tmp_path):
 def open_stream(store, *, number=0, of=1):
     config = real_config(store.path, store.path, "data.global_batch_size=63", "data.workers=0").data
     return CellStream(
-        store, config, corruption=Corruption(select=0.15, mask=0.8, random=0.1), seed=42, replica=Replica(number, of)
+        store, config, objective=Corruption(select=0.15, mask=0.8, random=0.1), seed=42, replica=Replica(number, of)
     )
 
 

@@ -57,7 +57,7 @@ def _stream(store, *, replica=ALONE, align=16, seed=1, seq_length=SEQ_LENGTH, **
     }
     config = CellsConfig.model_validate({**fields, **changes})
     corruption = Corruption(0.15, 0.8, 0.1)
-    return CellStream(store, config, corruption=corruption, seed=seed, replica=replica, align=align)
+    return CellStream(store, config, objective=corruption, seed=seed, replica=replica, align=align)
 
 
 PADDED = {"packing": False, "microbatch_tokens": None, "micro_batch_size": 8}

@@ -36,7 +36,7 @@ def _stream(store, *, validation=0.2, **more):
             "microbatch_tokens": 512,
         }
     )
-    return CellStream(store, config, corruption=Corruption(0.15, 0.8, 0.1), seed=4, align=16, **more)
+    return CellStream(store, config, objective=Corruption(0.15, 0.8, 0.1), seed=4, align=16, **more)
 
 
 def test_the_loss_is_that_of_the_frequencies_in_the_training_cells(store):

@@ -171,7 +171,8 @@ def test_a_kind_may_be_left_out_and_a_wrong_one_lists_the_right_ones(cfg):
         load_config(cfg, ["data.kind=cell"])
     assert error.value.what == 'kind "cell" is not built in'
     assert (
-        "write one of: cells; or the dotted path of your own subclass of scmf.data.config.DataConfig" in error.value.fix
+        "write one of: cells, sequences; or the dotted path of your own subclass of scmf.data.config.DataConfig"
+        in error.value.fix
     )
 
 

@@ -45,7 +45,7 @@ BROKEN = [
     ),
     (
         ["data.split.validation=0.5", "data.split.test=0.5"],
-        "data.split.validation=0.5 and data.split.test=0.5 leave no cells to train on",
+        "data.split.validation=0.5 and data.split.test=0.5 leave nothing to train on",
         "sum to less than 1",
     ),
     (

@@ -22,7 +22,8 @@ from scmf.data.config import CellsConfig, RankTokenizerConfig, SplitConfig
 from scmf.data.loader_batch import packed_batch, padded_batch
 from scmf.data.lookahead import LookAhead
 from scmf.data.masks import Corruption
-from scmf.data.stream import CellStream, Replica
+from scmf.data.step_stream import Replica
+from scmf.data.stream import CellStream
 
 try:
     import torch
@@ -111,7 +112,7 @@ class Batches:
         self.size = config.batch_size * replica.of
         """Cells a step, over all replicas."""
         self.stream: CellStream = config.cells(replica).open(
-            corruption=config.corruption or BERT, seed=config.seed, replica=replica, align=1
+            objective=config.corruption or BERT, seed=config.seed, replica=replica, align=1
         )
         self.group_names: tuple[str, ...] = ()
         """Names of the groups by their number in `group`."""

@@ -14,13 +14,13 @@ from typing import Self
 
 from scmf.core.batch import StepBatch
 from scmf.core.errors import ScmfError
-from scmf.data.stream import CellStream
+from scmf.data.step_stream import StepStream
 
 
 class LookAhead:
     """Endless iterator over a stream's step batches, from a position on. Close it, or use it in `with`."""
 
-    def __init__(self, stream: CellStream, *, start: int, global_batch_size: int, workers: int, depth: int) -> None:
+    def __init__(self, stream: StepStream, *, start: int, global_batch_size: int, workers: int, depth: int) -> None:
         """Begin to prepare.
 
         Args:
@@ -90,7 +90,8 @@ class LookAhead:
             return self._stream.step(position)
         except Exception as error:
             cells = ", ".join(map(str, self._stream.draw(position).cell_ids[:8].tolist()))
-            place = f"the step at {position:,} cells seen, which has cells {cells}, ..."
+            noun = self._stream.noun
+            place = f"the step at {position:,} {noun}s seen, which has {noun}s {cells}, ..."
             if isinstance(error, ScmfError):
                 where = f"{error.where}; {place}"
                 raise type(error)(error.what, where=where, fix=error.fix) from error

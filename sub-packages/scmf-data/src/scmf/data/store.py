@@ -201,6 +201,11 @@ class CellStore:
         return self.manifest.n_cells
 
     @property
+    def contents(self) -> str:
+        """How much it holds, for a sentence."""
+        return f"{self.n_cells:,} cells"
+
+    @property
     def n_cells(self) -> int:
         """Cells of the store."""
         return self.manifest.n_cells

@@ -7,18 +7,21 @@ how many cells the run has seen. Replicas see the same cells in the same order a
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from scmf.core.batch import StepBatch
+from scmf.core.config import require
 from scmf.core.errors import ConfigError, StoreError
 from scmf.core.random import derive_seed
 from scmf.data.collate import Collator
-from scmf.data.config import CellsConfig, SplitConfig
+from scmf.data.config import CellsConfig, RankTokenizerConfig, SplitConfig
 from scmf.data.config_order import BlockOrderConfig
+from scmf.data.curriculum import CurriculumDrawing, curriculum_drawing
 from scmf.data.drawing import BlockDrawing, Drawing, RandomDrawing, in_id_order
+from scmf.data.gradual import GradualDrawing
 from scmf.data.masks import Corruption
 from scmf.data.objective import Objective, describe_objective
 from scmf.data.order import permute
@@ -33,14 +36,12 @@ from scmf.data.packing import (
 from scmf.data.rank import RankTokenizer, Tokens, refuse_other_rank_order
 from scmf.data.readahead import ask_for_cells, expect_random_access
 from scmf.data.sampling import weighted_drawing
+from scmf.data.seen import SeenCells
 from scmf.data.split import CellSet, SplitName, Splits, describe_named, named_split, split_cells
 from scmf.data.stand_ins import StandIns
-from scmf.data.step_stream import Draw, Replica
+from scmf.data.step_stream import ALONE, Draw, Replica
 from scmf.data.store import CellStore
 from scmf.data.vocabulary import Vocabulary, load_vocabulary
-
-if TYPE_CHECKING:
-    from scmf.data.seen import SeenCells
 
 __all__ = ["CellStream", "Draw", "Replica", "make_drawing"]
 
@@ -60,7 +61,7 @@ class CellStream:
         *,
         objective: Objective,
         seed: int,
-        replica: Replica = Replica(),
+        replica: Replica = ALONE,
         align: int = 128,
     ) -> None:
         """Load the vocabulary and divide the cells.
@@ -79,12 +80,13 @@ class CellStream:
             StoreError: obs lacks the column to split by.
         """
         corruption = _corruption(objective)
+        tokenizer = require(config.tokenizer, RankTokenizerConfig, key="data.tokenizer")
         self.store = store
         self.config = config
         self.seed = seed
         self.replica = replica
         self.align = align
-        self.vocabulary: Vocabulary = load_vocabulary(config.tokenizer.vocabulary)
+        self.vocabulary: Vocabulary = load_vocabulary(tokenizer.vocabulary)
         seq_length = config.tokenizer.seq_length
         self.tokenizer = RankTokenizer(self.vocabulary, gene_ids=store.gene_ids, seq_length=seq_length)
         refuse_other_rank_order(store, self.vocabulary)
@@ -104,6 +106,10 @@ class CellStream:
         """Cells held out for validation."""
         return len(self.splits.validation)
 
+    def n_of(self, split: SplitName) -> int:
+        """Cells of a split."""
+        return len(getattr(self.splits, split))
+
     def epoch(self, cells_seen: int) -> float:
         """Passes over the training cells so far; with weights, draws divided by the number of training cells."""
         return cells_seen / self.n_train
@@ -120,21 +126,35 @@ class CellStream:
             if split.name is None
             else f"named {split.name}: {describe_named(self.store, split.name)}",
             "order": str(self.config.order.model_dump(mode="json")),
-            "sampling": str(self.config.sampling.model_dump(mode="json")),
+            **self._paced_fingerprint(),
             "corruption": describe_objective(self._collator.corruption),
             "seed": str(self.seed),
         }
 
-    def report(self) -> tuple[list[str], dict[str, Any]]:
-        """How cells are read, split, ordered and drawn, for the console and for the run's record."""
-        from scmf.data.stream_report import report_cells  # it measures whole epochs, which only a run's start asks for
+    def _paced_fingerprint(self) -> dict[str, str]:
+        """How often cells come, and when; what takes steps takes the same cells at another batch size."""
+        sampling, curriculum = self.config.sampling.identity(), self.config.curriculum
+        found = {"sampling": str(self._in_cells(sampling))}
+        if curriculum is not None:
+            found["curriculum"] = str(self._in_cells(curriculum.model_dump(mode="json")))
+        return found
 
-        return report_cells(self)
+    def _in_cells(self, section: dict[str, Any]) -> dict[str, Any]:
+        steps = section.pop("steps", None)
+        return section if steps is None else {**section, "cells": steps * self.config.global_batch_size}
+
+    def numbers_at(self, cells_seen: int) -> dict[str, float]:
+        """Where curriculum and sampling stand at the last cell seen, for metrics.jsonl; nothing where none moves."""
+        last = max(cells_seen - 1, 0)
+        if isinstance(self.drawing, CurriculumDrawing):
+            admitted, bound = self.drawing.bound_at(last)
+            return {"curriculum/share": admitted / self.n_train, "curriculum/bound": bound}
+        if isinstance(self.drawing, GradualDrawing):
+            return {"sampling/moved": self.drawing.moved_at(last)}
+        return {}
 
     def begin_seen(self) -> SeenCells:
         """A record of the cells that a run has seen, with nothing in it."""
-        from scmf.data.seen import SeenCells
-
         return SeenCells(self.store, n_train=self.n_train)
 
     def step(self, cells_seen: int) -> StepBatch:
@@ -152,7 +172,7 @@ class CellStream:
         for epoch in np.unique(epochs).tolist():
             here = epochs == epoch
             cell_ids[here] = self.drawing.take(places[here], epoch=epoch)
-            keys[here] = derive_seed(self.seed, "mask", epoch)
+            keys[here] = self.drawing.mask_keys(places[here], epoch=epoch)
         return Draw(cell_ids, keys)
 
     def validation(self, batch_index: int) -> StepBatch | None:
@@ -251,7 +271,10 @@ def make_drawing(store: CellStore, train: CellSet, config: CellsConfig, *, seed:
         StoreError: obs lacks a column, or it holds no weights.
         ConfigError: no cell can be drawn.
     """
-    weighted = weighted_drawing(store, train, config.sampling, seed=seed)
+    batch = config.global_batch_size
+    if config.curriculum is not None:
+        return curriculum_drawing(store, train, config.curriculum, batch=batch, seed=seed)
+    weighted = weighted_drawing(store, train, config.sampling, batch=batch, seed=seed)
     if weighted is not None:
         return weighted
     if isinstance(config.order, BlockOrderConfig):

@@ -4,27 +4,40 @@ from __future__ import annotations
 
 from typing import Any
 
+from scmf.data.curriculum import CurriculumDrawing
 from scmf.data.shuffle_quality import MOST_CELLS, measure_stream
+from scmf.data.step_stream import Reporting
 from scmf.data.stream import CellStream
 
 
 def report_stream(stream: object) -> tuple[list[str], dict[str, Any]]:
-    """How cells are read, split, ordered and drawn, with the quality of the order measured on its first epoch.
-
-    Args:
-        stream: a CellStream; a class of the user's own has nothing to report.
+    """What a stream says of itself; a class of the user's own may have nothing to say.
 
     Returns:
         Lines for the console, and plain values for the run's record.
     """
-    if not isinstance(stream, CellStream):
-        return [], {}
+    if isinstance(stream, CellStream):
+        return report_cells(stream)
+    return stream.report() if isinstance(stream, Reporting) else ([], {})
+
+
+def report_cells(stream: CellStream) -> tuple[list[str], dict[str, Any]]:
+    """How cells are read, split, ordered and drawn, with the quality of the order measured on its first epoch.
+
+    Args:
+        stream: of a run's cells.
+
+    Returns:
+        Lines for the console, and plain values for the run's record.
+    """
     config = stream.config
     qualities = measure_stream(stream)
     lines = [f"read   by {stream.store.reading}"]
     if str(stream.splits):
         lines.append(f"split  {stream.splits}")
-    lines.append(f"order  {_words(config.order)}; sampling {_words(config.sampling)}")
+    sampling = config.sampling.identity()
+    lines.append(f"order  {_words(config.order.model_dump(mode='json'))}; sampling {_words(sampling)}")
+    lines += _curriculum(stream)
     lines += [f"       {quality}" for quality in qualities]
     if len(stream.store) > MOST_CELLS:
         lines.append("       quality not measured above 5 million cells; see scmf-store shuffle-quality")
@@ -32,14 +45,28 @@ def report_stream(stream: object) -> tuple[list[str], dict[str, Any]]:
         "read": str(stream.store.reading),
         "split": str(stream.splits),
         "order": config.order.model_dump(mode="json"),
-        "sampling": config.sampling.model_dump(mode="json"),
+        "sampling": sampling,
+        "curriculum": None if config.curriculum is None else config.curriculum.model_dump(mode="json"),
         "shuffle_quality": [quality.as_dict() for quality in qualities],
     }
     return lines, facts
 
 
-def _words(section: Any) -> str:
+def _curriculum(stream: CellStream) -> list[str]:
+    """How the cells of a curriculum grow; nothing without one."""
+    config, drawing = stream.config.curriculum, stream.drawing
+    if config is None or not isinstance(drawing, CurriculumDrawing):
+        return []
+    what = "genes a cell expresses" if config.by == "length" else f"obs column {config.by}"
+    (first, bound), (_, last) = drawing.bound_at(0), drawing.bound_at(2**62)
+    side = "at least" if config.hard_first else "up to"
+    return [
+        f"       curriculum by {what}: at first {first:,} of {stream.n_train:,} training cells ({side} {bound:g}), all "
+        f"({side} {last:g}) after {config.steps:,} steps, {config.pacing}"
+    ]
+
+
+def _words(values: dict[str, Any]) -> str:
     """`blocks (block 64, window 4096)`."""
-    values = section.model_dump(mode="json")
     others = ", ".join(f"{key} {value}" for key, value in values.items() if key != "kind")
     return f"{values['kind']} ({others})" if others else str(values["kind"])

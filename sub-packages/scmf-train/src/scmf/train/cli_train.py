@@ -12,7 +12,6 @@ from typing import NoReturn
 
 from scmf.core.command import Parser
 from scmf.core.errors import ConfigError, ScmfError, run_command
-from scmf.data.config import DataConfig
 from scmf.data.manifest import expect_store
 from scmf.train.config import MainConfig, load_config
 from scmf.train.launch import die_with_launcher, run_ranks, under_launcher
@@ -121,10 +120,8 @@ def _refuse_missing_store(config: MainConfig) -> None:
     Raises:
         StoreError: no store in a folder that `data.store` names.
     """
-    store, own = config.data.store, type(config.data).open is not DataConfig.open
-    places = [store] if isinstance(store, str) else [entry.path for entry in store]
-    for place in places:
-        if "://" not in place and not own and not under_launcher():
+    for place in config.data.folders:
+        if "://" not in place and not under_launcher():
             expect_store(Path(place))
 
 

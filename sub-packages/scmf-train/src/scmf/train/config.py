@@ -16,7 +16,7 @@ from scmf.core.config_kind import Kinds
 from scmf.core.config_override import override
 from scmf.core.config_read import Document, read_document
 from scmf.core.errors import ConfigError
-from scmf.data.config import CellsConfig, DataConfig
+from scmf.data.config import CellsConfig, DataConfig, SequencesConfig
 from scmf.model.config import DecoderConfig, EncoderConfig, ModelConfig
 from scmf.train.faults import FaultsConfig
 from scmf.train.log_config import LogConfig, ProfileConfig
@@ -274,7 +274,7 @@ class TrainerConfig(Config):
 class MainConfig(Config):
     """One run: data in, model, trainer."""
 
-    data: Annotated[DataConfig, Kinds({"cells": CellsConfig})]
+    data: Annotated[DataConfig, Kinds({"cells": CellsConfig, "sequences": SequencesConfig})]
     """Which cells, as which tokens, in which batches."""
     model: Annotated[ModelConfig, Kinds({"encoder": EncoderConfig, "decoder": DecoderConfig})]
     """Sizes of the network and its task."""

@@ -40,11 +40,11 @@ def dry_run(config: MainConfig, layout: Layout) -> None:
         *_batch_lines(batch, trainer),
         f"memory {_memory(layout)} at its peak on the first rank",
         (
-            f"speed  {report.seconds:.2f} s a step, {report.cells / report.seconds:.1f} cells/s, "
+            f"speed  {report.seconds:.2f} s a step, {report.cells / report.seconds:.1f} {trainer.stream.noun}s/s, "
             f"{report.loss.tokens / report.seconds:,.0f} tokens/s; about {describe_seconds(whole)} for "
             f"{counted(resolved.max_steps, 'step')}, validation and saving not counted"
         ),
-        f"loss   {report.loss.mean:.3f} nats a masked token after one step",
+        f"loss   {report.loss.mean:.3f} nats a predicted token after one step",
     ]
     sys.stdout.write("\n".join(lines) + "\n")
 
@@ -53,9 +53,10 @@ def _batch_lines(batch: StepBatch, trainer: Trainer) -> list[str]:
     width = len(batch.microbatches[0].input_ids)
     tokens = sum(m.tokens for m in batch.microbatches)
     count = len(batch.microbatches)
+    replicas = counted(trainer.engine.layout.replicas, "replica")
     return [
         (
-            f"batch  {counted(batch.cells, 'cell')} on {counted(trainer.engine.layout.replicas, 'replica')}; "
+            f"batch  {counted(batch.cells, trainer.stream.noun)} on {replicas}; "
             f"the first replica's share is {tokens:,} tokens in {counted(count, 'microbatch', 'microbatches')} of "
             f"{width:,} positions ({tokens / (count * width):.0%} filled)"
         )

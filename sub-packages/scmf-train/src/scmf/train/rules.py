@@ -167,7 +167,7 @@ def _vocabulary_divides_by_tensor(config: MainConfig) -> Iterator[Fault]:
     size = config.data.tokenizer.vocabulary_size
     rows = pad if size is None else config.model.padded_vocabulary_size(size)
     if rows % tensor:
-        what = "any vocabulary" if size is None else f"{config.data.tokenizer.vocabulary}'s {size:,} tokens"
+        what = "any vocabulary" if size is None else f"{config.data.tokenizer.vocabulary_name}'s {size:,} tokens"
         yield Fault(
             "model.pad_vocabulary_to",
             f"model.pad_vocabulary_to={pad} pads {what} to {rows if size else 'a multiple of it'}, "

@@ -9,14 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from scmf.core.config import require
 from scmf.core.config_write import to_yaml
 from scmf.core.text import counted
 from scmf.data.config import DataConfig
-from scmf.data.masks import Corruption
-from scmf.data.stream import CellStream, Replica
+from scmf.data.step_stream import Replica, StepStream
 from scmf.data.stream_report import report_stream
-from scmf.model.config import MlmTask
 from scmf.model.device import device_name
 from scmf.model.spec import choose_kernels
 from scmf.model.transformer import VocabularyShape
@@ -29,6 +26,7 @@ from scmf.train.engine import Engine
 from scmf.train.layout import Layout
 from scmf.train.memory import describe_microbatch, fit_microbatch
 from scmf.train.metrics import Metrics, MetricsFile, MetricSink, TensorBoardMirror
+from scmf.train.objective import objective_of, predicted_share
 from scmf.train.optimizer import describe_optimizer
 from scmf.train.run_directory import RunDirectory, start_record
 from scmf.train.signals import REQUEUE
@@ -54,16 +52,15 @@ class Resolved:
     """What the `data` section's microbatch became where the one asked for did not fit into memory."""
 
 
-def open_cells(config: MainConfig, layout: Layout) -> CellStream:
-    """This replica's cells, with the corruption that the task asks for.
+def open_cells(config: MainConfig, layout: Layout) -> StepStream:
+    """This replica's cells (or windows), with what the task hides or shifts.
 
     Raises:
         StoreError: the store is missing or damaged.
         VocabularyError: no such vocabulary, or it does not fit the store.
     """
-    task = require(config.model.task, MlmTask, key="model.task")
-    stream: CellStream = config.data.open(
-        corruption=Corruption(select=task.select, mask=task.mask, random=task.random),
+    stream: StepStream = config.data.open(
+        objective=objective_of(config.model.task),
         seed=config.trainer.seed,
         replica=Replica(number=layout.replica, of=layout.replicas),
         align=align_of(config, layout),
@@ -140,7 +137,7 @@ def fit_memory(config: MainConfig, engine: Engine) -> DataConfig:
     hopeless = layout.world.device.type == "cpu" or config.trainer.parallel.fsdp
     if wanted is False or (wanted == "auto" and hopeless):
         return config.data
-    masked = require(config.model.task, MlmTask, key="model.task").select
+    masked = predicted_share(objective_of(config.model.task))
     return fit_microbatch(config.data, engine, masked=masked, align=align_of(config, layout))
 
 
@@ -182,7 +179,8 @@ def run(config: MainConfig, layout: Layout, *, resume: str | None) -> int:
             console.say(f"asked to end: saved at step {trainer.step:,}, exit code {REQUEUE}; --resume auto goes on")
             return REQUEUE
         together(lambda: _note_end(trainer))
-        console.say(f"done: {counted(trainer.step, 'step')}, {trainer.cells_seen:,} cells; the run is in {folder}")
+        seen = f"{trainer.cells_seen:,} {trainer.stream.noun}s"
+        console.say(f"done: {counted(trainer.step, 'step')}, {seen}; the run is in {folder}")
         return 0
 
 
@@ -213,10 +211,12 @@ def describe(trainer: Trainer, resolved: Resolved) -> list[str]:
     config, stream = trainer.config, trainer.stream
     sizes = _sizes(trainer)
     batch = config.data.global_batch_size
+    a_step = counted(batch, stream.noun)
     layout, ema = trainer.engine.layout, config.trainer.ema
+    units = "" if stream.noun == "cell" else f" {stream.noun}s"
     lines = [
         (
-            f"data   {len(stream.store):,} cells: {stream.n_train:,} train, {stream.n_validation:,} validation; "
+            f"data   {stream.store.contents}: {stream.n_train:,} train, {stream.n_validation:,} validation{units}; "
             f"vocabulary {stream.vocabulary.name} ({len(stream.vocabulary):,} tokens)"
         ),
         (
@@ -225,17 +225,17 @@ def describe(trainer: Trainer, resolved: Resolved) -> list[str]:
         ),
         (
             f"ranks  {resolved.ranks} = tensor {layout.model.tensor} x pipeline {layout.model.pipeline} x data "
-            f"{resolved.replicas}; {counted(batch, 'cell')} a step, {counted(resolved.max_steps, 'step')}, "
+            f"{resolved.replicas}; {a_step} a step, {counted(resolved.max_steps, 'step')}, "
             f"{resolved.max_steps * batch / stream.n_train:.1f} epochs"
         ),
         describe_optimizer(config.trainer.optimizer, ema=None if ema is None else ema.decay),
     ]
     if resolved.microbatch != Resolved.microbatch:
-        lines.append(f"memory the microbatch asked for did not fit; {resolved.microbatch} does, {batch:,} cells a step")
+        lines.append(f"memory the microbatch asked for did not fit; {resolved.microbatch} does, {a_step} a step")
     if batch > stream.n_train:
         lines.append(
-            f"note   a step of {counted(batch, 'cell')} takes each of the {stream.n_train:,} training cells more than "
-            f"once; data.global_batch_size={stream.n_train} would not"
+            f"note   a step of {a_step} takes each of the {stream.n_train:,} training {stream.noun}s more "
+            f"than once; data.global_batch_size={stream.n_train} would not"
         )
     return lines
 
@@ -262,7 +262,7 @@ def _sinks(trainer: Trainer) -> list[MetricSink]:
     return sinks
 
 
-def _vocabulary_file(stream: CellStream) -> bytes:
+def _vocabulary_file(stream: StepStream) -> bytes:
     """The vocabulary artefact as it is written to disk."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "vocabulary.parquet"

@@ -1,5 +1,7 @@
 """What a run has trained on, for its checkpoints. In: the cells of every step. Out: a ledger beside the weights.
 
+A stream whose units are no cells (windows of text) has no ledger.
+
 The first rank keeps it; on the others it does nothing. What it costs: a look at one bit a cell each step, and at a
 save reading and hashing the cells that were new since the save before.
 """
@@ -12,8 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scmf.data.ledger import LEDGER, Ledger
-from scmf.data.seen import SeenCells
-from scmf.data.stream import CellStream
+from scmf.data.step_stream import Remembering, StepStream
 from scmf.train.agreement import together
 
 LongArray = npt.NDArray[np.int64]
@@ -27,9 +28,9 @@ class SeenRecord:
         first: whether this is the first rank.
     """
 
-    def __init__(self, stream: CellStream, *, first: bool) -> None:
+    def __init__(self, stream: StepStream, *, first: bool) -> None:
         self._stream = stream
-        self._seen = SeenCells(stream.store, n_train=stream.n_train) if first else None
+        self._seen = stream.begin_seen() if first and isinstance(stream, Remembering) else None
 
     def note(self, cell_ids: LongArray) -> None:
         """Note the cells of a step, of all replicas."""

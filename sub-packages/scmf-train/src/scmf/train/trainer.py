@@ -12,7 +12,7 @@ import numpy as np
 from scmf.core.batch import ReplacedCell, StepBatch
 from scmf.core.errors import CheckpointError, TrainingError
 from scmf.data.lookahead import LookAhead
-from scmf.data.stream import CellStream
+from scmf.data.step_stream import StepStream
 from scmf.train import checkpoint
 from scmf.train.agreement import Council, RankFault, Standing, attempt, first_fault, on_first, stop_on
 from scmf.train.checkpoint import CheckpointFolder, Progress
@@ -47,7 +47,7 @@ class Trainer:
         config: MainConfig,
         *,
         engine: Engine,
-        stream: CellStream,
+        stream: StepStream,
         directory: RunDirectory,
         files: dict[str, bytes],
     ) -> None:
@@ -292,7 +292,7 @@ class Trainer:
         self._take(folder, progress)
         if self._first:
             self._drop_what_followed(console)
-        console.say(f"resumed at step {self.step:,} after {self.cells_seen:,} cells, from {folder}")
+        console.say(f"resumed at step {self.step:,} after {self.cells_seen:,} {self.stream.noun}s, from {folder}")
         if progress.max_steps != self.engine.max_steps:
             console.say(f"max_steps was {progress.max_steps:,} and is {self.engine.max_steps:,}: the schedule follows")
 
