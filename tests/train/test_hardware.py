@@ -1,21 +1,47 @@
-"""Accelerators that a run can be planned for: their names, and what they cannot compute."""
+"""Accelerators by name: the names that people and drivers give them, and what is not known."""
 
 from __future__ import annotations
+
+import math
 
 import pytest
 
 from scmf.core.errors import ConfigError
-from scmf.train.hardware import HARDWARE, find_hardware
+from scmf.train.hardware import HARDWARE, find_hardware, peak_flops, recognise
 
 
-def test_a_name_gives_memory_and_peak_in_any_case_of_its_letters():
-    found = find_hardware("H200")
-    assert (found.memory, found.peak("bf16")) == (141 * 10**9, 989.5e12)
-    assert find_hardware("a100-40gb").peak("bf16") == find_hardware("a100").peak("bf16")
+@pytest.mark.parametrize(
+    ("driver", "name"),
+    [
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H100 PCIe", "h100-pcie"),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("NVIDIA A100-SXM4-40GB", "a100-40gb"),
+        ("NVIDIA H200 NVL", "h200-nvl"),
+        ("NVIDIA GeForce RTX 4090", "rtx-4090"),
+        ("NVIDIA L40S", "l40s"),
+        ("NVIDIA L4", "l4"),
+        ("NVIDIA A10", "a10"),
+        ("Tesla V100-SXM2-32GB", "v100"),
+    ],
+)
+def test_a_chip_is_known_by_what_its_driver_calls_it(driver, name):
+    assert recognise(driver) is HARDWARE[name]
 
 
-def test_every_name_has_a_precision_that_it_computes_fast():
-    assert all(row.peak("fp16") > row.peak("fp32") > 0 for row in HARDWARE.values())
+@pytest.mark.parametrize("driver", ["cpu", "NVIDIA A10G", "NVIDIA GH200 480GB", "NVIDIA A100-SXM4-80GB MIG 1g.10gb"])
+def test_a_chip_that_is_not_in_the_table_has_no_peak_instead_of_a_neighbours(driver):
+    assert recognise(driver) is None
+    assert math.isnan(peak_flops(driver, "bf16"))
+
+
+def test_peaks_are_dense_and_by_precision():
+    assert peak_flops("NVIDIA H200", "bf16") == 989e12
+    assert peak_flops("NVIDIA H200", "fp8") == 1979e12
+    assert math.isnan(peak_flops("NVIDIA A100-SXM4-80GB", "fp8"))
+    with pytest.raises(ConfigError, match=r"A100 80 GB has no peak for trainer\.precision=fp8"):
+        find_hardware("a100").peak_of("fp8")
 
 
 def test_a_misspelt_name_is_answered_with_the_nearest_and_all_names():
@@ -25,10 +51,3 @@ def test_a_misspelt_name_is_answered_with_the_nearest_and_all_names():
     with pytest.raises(ConfigError) as caught:
         find_hardware("quantum")
     assert "a100-40gb" in caught.value.fix
-
-
-@pytest.mark.parametrize(("name", "precision", "instead"), [("a100", "fp8", "bf16"), ("v100", "bf16", "fp16")])
-def test_a_precision_that_a_chip_lacks_is_refused_with_one_that_it_has(name, precision, instead):
-    with pytest.raises(ConfigError, match=f"no products in trainer.precision={precision}") as caught:
-        find_hardware(name).peak(precision)
-    assert caught.value.fix.startswith(f"use trainer.precision={instead}")
