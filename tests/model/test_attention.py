@@ -18,37 +18,44 @@ def qkv():
     return [torch.randn(sum(LENGTHS), 2, 8, dtype=torch.float64, generator=generator) for _ in range(3)]
 
 
-def plain(query, key, value, drop=None, dropout=0.0):
+def plain(query, key, value, drop=None, dropout=0.0, causal=False):
     """softmax(q k / sqrt(E)) v of one segment, (L, A, E), with the dropped weights given."""
     q, k, v = (t.transpose(0, 1) for t in (query, key, value))
-    weights = torch.softmax(q @ k.transpose(1, 2) * q.size(-1) ** -0.5, -1)
+    scores = q @ k.transpose(1, 2) * q.size(-1) ** -0.5
+    if causal:
+        scores = scores + torch.full(scores.shape[1:], -torch.inf).triu(1)
+    weights = torch.softmax(scores, -1)
     if drop is not None:
         weights = weights.masked_fill(drop, 0.0) / (1 - dropout)
     return (weights @ v).transpose(0, 1)
 
 
-def test_each_segment_attends_to_itself_alone(qkv):
-    packed = segment_attention(*qkv, lengths=LENGTHS, dropout=0.0)
-    each = [plain(*part) for part in zip(*(t.split(LENGTHS) for t in qkv), strict=True)]
+@pytest.mark.parametrize("causal", [False, True])
+def test_each_segment_attends_to_itself_alone(qkv, causal):
+    packed = segment_attention(*qkv, lengths=LENGTHS, dropout=0.0, causal=causal)
+    each = [plain(*part, causal=causal) for part in zip(*(t.split(LENGTHS) for t in qkv), strict=True)]
     torch.testing.assert_close(packed, torch.cat(each))
 
 
-def test_dropout_drops_weights_and_scales_what_is_left(qkv):
-    segments = Segments(LENGTHS, 0.25)
+@pytest.mark.parametrize("causal", [False, True])
+def test_dropout_drops_weights_and_scales_what_is_left(qkv, causal):
+    segments = Segments(LENGTHS, 0.25, causal=causal)
     packed = drop_attention(*(t.float() for t in qkv), segments)
     drops = [drop for _, drop in segments.drawn(2)]
     parts = zip(*(t.float().split(LENGTHS) for t in qkv), drops, strict=True)
-    torch.testing.assert_close(packed, torch.cat([plain(*part, dropout=0.25) for part in parts]))
+    expected = [plain(*part, dropout=0.25, causal=causal) for part in parts]
+    torch.testing.assert_close(packed, torch.cat(expected))
 
 
-def test_the_gradient_with_dropout_is_that_of_plain_attention(qkv):
-    segments = Segments(LENGTHS, 0.25)
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_gradient_with_dropout_is_that_of_plain_attention(qkv, causal):
+    segments = Segments(LENGTHS, 0.25, causal=causal)
     inputs = [t.float().requires_grad_() for t in qkv]
     weight = torch.randn(sum(LENGTHS), 2, 8, generator=torch.Generator().manual_seed(2))
     ours = torch.autograd.grad((drop_attention(*inputs, segments) * weight).sum(), inputs)
     drops = [drop for _, drop in segments.drawn(2)]
     parts = zip(*(t.split(LENGTHS) for t in inputs), drops, strict=True)
-    reference = torch.cat([plain(*part, dropout=0.25) for part in parts])
+    reference = torch.cat([plain(*part, dropout=0.25, causal=causal) for part in parts])
     for mine, theirs in zip(ours, torch.autograd.grad((reference * weight).sum(), inputs), strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-5)
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from functools import cache
 from typing import Any
 
-from scmf.model.config import EncoderConfig
+from scmf.model.config import BackboneConfig, DecoderConfig, EncoderConfig
 from scmf.model.transformer import Transformer, VocabularyShape, build_transformer
 from scmf.train.config import ParallelConfig
 from scmf.train.layout import Layout, lay_out, seed_step
@@ -26,10 +26,19 @@ def alone() -> Layout:
 
 def small_encoder(vocabulary: VocabularyShape, **changes: Any) -> Transformer:
     """A two-layer encoder on the CPU."""
+    return _small(EncoderConfig, vocabulary, changes)
+
+
+def small_decoder(vocabulary: VocabularyShape, **changes: Any) -> Transformer:
+    """A two-layer decoder on the CPU."""
+    return _small(DecoderConfig, vocabulary, changes)
+
+
+def _small(kind: type[BackboneConfig], vocabulary: VocabularyShape, changes: dict[str, Any]) -> Transformer:
     sizes: dict[str, Any] = {"layers": 2, "hidden": 64, "ffn": 128, "heads": 4} | changes
     layout = alone()
     return build_transformer(
-        EncoderConfig(**sizes),
+        kind(**sizes),
         vocabulary=vocabulary,
         groups=layout.groups,
         layout=layout.model,

@@ -100,7 +100,9 @@ class VocabularyHead(nn.Module):
         first = self.tp_group.rank() * self.rows
         own = max(0, min(self.rows, self.vocabulary_size - first))
         here = (targets >= first) & (targets < first + self.rows)
-        of_target = logits_MV.gather(1, (targets - first).clamp(0, self.rows - 1).unsqueeze(1)).squeeze(1)
+        # Indexing, not gather, which would keep the logits for its backward pass.
+        numbers = torch.arange(len(targets), device=targets.device)
+        of_target = logits_MV[numbers, (targets - first).clamp(0, self.rows - 1)]
         difference = of_target * here - logits_MV[:, :own].sum(1) / self.vocabulary_size
         over_ranks: Tensor = reduce_from_tensor_model_parallel_region(difference, group=self.tp_group)
         return self.label_smoothing * over_ranks
