@@ -14,8 +14,9 @@ from scmf.data.apportion import Apportionment
 from scmf.data.config_order import BalancedConfig, UniformConfig, WeightsConfig
 from scmf.data.joined import JoinedStore
 from scmf.data.memory_source import write_store
-from scmf.data.sampling import WeightedDrawing, weighted_drawing
+from scmf.data.sampling import weighted_drawing
 from scmf.data.split import RunSet, split_cells
+from scmf.data.weighted import WeightedDrawing
 
 N = 400
 
@@ -44,7 +45,7 @@ def store(tmp_path_factory):
 
 def _drawing(store, sampling, *, seed=1):
     train = split_cells(store, by=None, validation=0.1, test=0.0, seed=0).train
-    return train, weighted_drawing(store, train, sampling, seed=seed)
+    return train, weighted_drawing(store, train, sampling, batch=8, seed=seed)
 
 
 def test_balanced_groups_are_drawn_equally_often_to_a_place(store):
@@ -165,10 +166,10 @@ def test_too_many_weights_are_refused(store, monkeypatch):
 def test_a_stores_weight_multiplies_the_draws_of_each_of_its_cells(store):
     both = JoinedStore([store, store], weights=[1.0, 3.0])
     train = RunSet(np.zeros(1, np.int64), np.array([0, 2 * N], np.int64))
-    drawing = weighted_drawing(both, train, UniformConfig(), seed=0)
+    drawing = weighted_drawing(both, train, UniformConfig(), batch=8, seed=0)
     drawn = drawing.take(np.arange(2 * N), epoch=0)
     assert [(drawn < N).sum(), (drawn >= N).sum()] == [200, 600]
-    balanced = weighted_drawing(both, train, BalancedConfig(by="type"), seed=0)
+    balanced = weighted_drawing(both, train, BalancedConfig(by="type"), batch=8, seed=0)
     drawn = balanced.take(np.arange(2 * N), epoch=0)
     types = both.obs(["type"])["type"].to_numpy()
     table = pd.crosstab(types[drawn], drawn >= N)

@@ -2,12 +2,13 @@
 
 A drawing holds no state that moves: what it answers is a function of seed, epoch and place. `RandomDrawing` is a
 keyed permutation of all cells. `BlockDrawing` permutes blocks of neighbours and shuffles inside windows of the
-result, so that a disk reads stretches; both give every cell once an epoch. `scmf.data.sampling` has the drawing
-in which cells come unequally often.
+result, so that a disk reads stretches; both give every cell once an epoch. In `scmf.data.weighted` cells come
+unequally often, in `scmf.data.gradual` this changes along the run, in `scmf.data.curriculum` easy cells come first.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -19,6 +20,7 @@ from scmf.data.order import derive_keys, permute, permute_each, unpermute
 from scmf.data.split import CellSet, RunSet
 
 LongArray = npt.NDArray[np.int64]
+KeyArray = npt.NDArray[np.uint64]
 
 STRIDE: Final = 128
 """Ids between two counts of a `SortedSet`: looking one place up asks for so many cells' membership."""
@@ -36,6 +38,21 @@ class Drawing(Protocol):
         """Ids of the cells at these places of an epoch, each in 0..len-1. (k,) int64."""
         ...
 
+    def mask_keys(self, places: LongArray, *, epoch: int) -> KeyArray:
+        """Key of the corruption at each of these places; another one each time that a cell comes. (k,) uint64."""
+        ...
+
+
+def epoch_keys(places: LongArray, *, seed: int, epoch: int) -> KeyArray:
+    """Keys of a drawing in which a cell comes once an epoch: the epoch's. (k,) uint64."""
+    return np.full(len(places), derive_seed(seed, "mask", epoch), np.uint64)
+
+
+def id_chunks(cells: CellSet) -> Iterator[LongArray]:
+    """Ids of all cells of a set in the order of its places, a million at a time."""
+    for start in range(0, len(cells), _CHUNK):
+        yield cells.take(np.arange(start, min(start + _CHUNK, len(cells)), dtype=np.int64))
+
 
 @dataclass(frozen=True, slots=True)
 class RandomDrawing:
@@ -50,6 +67,10 @@ class RandomDrawing:
     def take(self, places: LongArray, *, epoch: int) -> LongArray:
         """Ids of the cells at these places. (k,) int64."""
         return self.cells.take(permute(places, n=len(self), key=derive_seed(self.seed, "order", epoch)))
+
+    def mask_keys(self, places: LongArray, *, epoch: int) -> KeyArray:
+        """The epoch's key for each. (k,) uint64."""
+        return epoch_keys(places, seed=self.seed, epoch=epoch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +97,10 @@ class BlockDrawing:
         return self.cells.take(
             self._blockwise(number * self.window + permute_each(inside, sizes=sizes, keys=keys), epoch)
         )
+
+    def mask_keys(self, places: LongArray, *, epoch: int) -> KeyArray:
+        """The epoch's key for each. (k,) uint64."""
+        return epoch_keys(places, seed=self.seed, epoch=epoch)
 
     def window_of(self, place: int) -> range:
         """Places of the window that holds this one."""

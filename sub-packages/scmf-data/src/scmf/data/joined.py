@@ -46,7 +46,9 @@ def open_stores(where: str | Sequence[StoreEntry], *, read: Read = "auto") -> Ce
         allow_files(sum(len(store.parts) for store in stores) + 200)
     if len(stores) == 1:
         return stores[0]
-    return JoinedStore(stores, weights=[entry.weight for entry in where])
+    return JoinedStore(
+        stores, weights=[entry.weight for entry in where], end_weights=[entry.last_weight for entry in where]
+    )
 
 
 def open_store(where: str, *, read: Read = "auto") -> CellStore:
@@ -61,12 +63,15 @@ def open_store(where: str, *, read: Read = "auto") -> CellStore:
 class JoinedStore(CellStore):
     """Cells of several stores, numbered from 0 over all of them in the order given."""
 
-    def __init__(self, stores: Sequence[CellStore], *, weights: Sequence[float]) -> None:
+    def __init__(
+        self, stores: Sequence[CellStore], *, weights: Sequence[float], end_weights: Sequence[float] | None = None
+    ) -> None:
         """Join stores.
 
         Args:
             stores: at least two.
             weights: of each store's cells, > 0.
+            end_weights: those at the end, where they move along the run; default: they stay.
 
         Raises:
             ConfigError: they identify genes differently, are of different species, or share no gene.
@@ -81,6 +86,8 @@ class JoinedStore(CellStore):
         self._stores = tuple(stores)
         self.weights = tuple(float(weight) for weight in weights)
         """Of each store's cells."""
+        self.end_weights = self.weights if end_weights is None else tuple(float(weight) for weight in end_weights)
+        """The same at the end of data.sampling.steps."""
         self.member_starts: LongArray = np.cumsum([0, *(len(store) for store in stores)], dtype=np.int64)
         """(stores + 1,) first cell of each store, and the end."""
         self.gene_maps = maps
@@ -92,12 +99,23 @@ class JoinedStore(CellStore):
         raise ConfigError("several stores have no folder of their own", where=str(path), fix="use open_stores([...])")
 
     def __reduce__(self) -> tuple[Callable[..., CellStore], tuple[Any, ...]]:
-        return JoinedStore.reopen, (self._stores, self.weights)
+        return JoinedStore.reopen, (self._stores, self.weights, self.end_weights)
 
     @staticmethod
-    def reopen(stores: Sequence[CellStore], weights: Sequence[float]) -> JoinedStore:
+    def reopen(stores: Sequence[CellStore], weights: Sequence[float], end_weights: Sequence[float]) -> JoinedStore:
         """The same stores in another process."""
-        return JoinedStore(stores, weights=weights)
+        return JoinedStore(stores, weights=weights, end_weights=end_weights)
+
+    @property
+    def weights_move(self) -> bool:
+        """Whether the weights at the end are others than at the beginning."""
+        return self.end_weights != self.weights
+
+    def weights_at(self, moved: float) -> npt.NDArray[np.float64]:
+        """(stores,) float64 weights after a share of the way, 0 to 1, in a straight line."""
+        first, last = np.asarray(self.weights), np.asarray(self.end_weights)
+        between: npt.NDArray[np.float64] = first + moved * (last - first)
+        return between
 
     @property
     def members(self) -> tuple[CellStore, ...]:
@@ -108,8 +126,9 @@ class JoinedStore(CellStore):
     def fingerprint(self) -> str:
         """Changes when a cell, a gene or a label of any store changes, and with their order and weights."""
         state = xxhash.xxh3_128()
-        for store, weight in zip(self._stores, self.weights, strict=True):
-            state.update(f"{store.fingerprint} {weight!r}\n".encode())
+        for store, first, last in zip(self._stores, self.weights, self.end_weights, strict=True):
+            weight = f"{first!r}" if first == last else f"{first!r} {last!r}"
+            state.update(f"{store.fingerprint} {weight}\n".encode())
         return state.hexdigest()
 
     def member_of(self, cell_ids: LongArray) -> LongArray:

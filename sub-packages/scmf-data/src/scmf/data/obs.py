@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import anndata
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import zarr
 from anndata.io import read_elem, write_elem
@@ -119,6 +120,14 @@ def _writable(obs: pd.DataFrame) -> pd.DataFrame:
         if text and not all(isinstance(value, str) for value in column):
             columns[name] = pd.Series(_as_categories(column), index=obs.index)
     return pd.DataFrame(columns, index=pd.Index(obs.index, dtype=object))
+
+
+def numbers_of(column: pd.Series) -> npt.NDArray[np.float64]:
+    """(n_cells,) float64 values of a column, NaN where there is no number: text that reads as a number is one."""
+    if not is_numeric_dtype(column.dtype):
+        column = pd.to_numeric(column.astype(object), errors="coerce")
+    numbers: npt.NDArray[np.float64] = column.to_numpy(np.float64, na_value=np.nan)
+    return numbers
 
 
 def _obs_group(part: Path) -> zarr.Group:
