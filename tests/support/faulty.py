@@ -107,9 +107,9 @@ def _inject(wrong: Injection) -> None:
     _wrap(Engine, "train_step", lambda *_: here.signal(wrong, rank))
     sum_losses = step._sum_losses
 
-    def spoilt_losses(losses: torch.Tensor, pack: Any) -> Any:
+    def spoilt_losses(losses: torch.Tensor, **given: Any) -> Any:
         spoilt = here.training and hits(wrong.loss, here.position)
-        return sum_losses(losses * float("nan") if spoilt else losses, pack)
+        return sum_losses(losses * float("nan") if spoilt else losses, **given)
 
     step._sum_losses = spoilt_losses
     init, prepare, write = Engine.__init__, CellStream.step, FileSystemWriter.write_data
