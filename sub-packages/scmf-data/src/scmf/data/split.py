@@ -8,7 +8,7 @@ runs of consecutive cells that belong to it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, Self
+from typing import Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +24,6 @@ BoolArray = npt.NDArray[np.bool_]
 
 # Resolution of the choice of groups: sums are exact up to this many cells, else to one part in this many.
 SUM_STEPS = 1_000_000
-
-SplitName = Literal["train", "validation", "test"]
 
 
 class CellSet(Protocol):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from scmf.data.seen import SeenCells
 
 LongArray = npt.NDArray[np.int64]
 KeyArray = npt.NDArray[np.uint64]
+SplitName = Literal["train", "validation", "test"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,10 @@ class StepStream(Protocol):
         """Cells held out for validation."""
         ...
 
+    def n_of(self, split: SplitName) -> int:
+        """Cells of a split."""
+        ...
+
     @property
     def fingerprint(self) -> dict[str, str]:
         """What a resumed run must find unchanged to see the same cells, by name."""
@@ -135,6 +140,13 @@ class StepStream(Protocol):
 
     def validation(self, batch_index: int) -> StepBatch | None:
         """This replica's share of a validation batch, the same every time; None behind the last."""
+        ...
+
+    def whole(self, split: SplitName, batch_index: int) -> StepBatch | None:
+        """This replica's share of a batch of one pass over a split: every cell and every target of it once.
+
+        The validation split comes as `validation` gives it. None behind the last.
+        """
         ...
 
 

@@ -37,9 +37,9 @@ from scmf.data.rank import RankTokenizer, Tokens, refuse_other_rank_order
 from scmf.data.readahead import ask_for_cells, expect_random_access
 from scmf.data.sampling import weighted_drawing
 from scmf.data.seen import SeenCells
-from scmf.data.split import CellSet, SplitName, Splits, describe_named, named_split, split_cells
+from scmf.data.split import CellSet, Splits, describe_named, named_split, split_cells
 from scmf.data.stand_ins import StandIns
-from scmf.data.step_stream import ALONE, Draw, Replica
+from scmf.data.step_stream import ALONE, Draw, Replica, SplitName
 from scmf.data.store import CellStore
 from scmf.data.vocabulary import Vocabulary, load_vocabulary
 
