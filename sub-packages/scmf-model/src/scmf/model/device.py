@@ -6,6 +6,9 @@ import gc
 import importlib.util
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
@@ -83,3 +86,53 @@ def hide_transformer_engine_without_gpu() -> None:
     """
     if not has_gpu() and "transformer_engine" not in sys.modules:
         sys.modules["transformer_engine"] = None  # type: ignore[assignment]
+
+
+class StreamMark:
+    """A moment on the stream of this process's GPU; made and read without the host waiting for the device."""
+
+    def __init__(self) -> None:
+        self._event = torch.cuda.Event(enable_timing=True)  # noqa: TID251
+        self._event.record()
+
+    def passed(self) -> bool:
+        """Whether the device has come by."""
+        return bool(self._event.query())
+
+    def seconds_until(self, later: StreamMark) -> float:
+        """Seconds between two moments that have passed."""
+        return float(self._event.elapsed_time(later._event)) / 1e3
+
+
+def marks_of(device: torch.device) -> type[StreamMark] | None:
+    """What notes a moment on a device's stream; None on a CPU, which does its work before it goes on."""
+    return StreamMark if device.type == "cuda" else None
+
+
+@contextmanager
+def named_range(name: str) -> Iterator[None]:
+    """Show the block under a name in NVIDIA's profiler; only on a GPU."""
+    torch.cuda.nvtx.range_push(name)  # noqa: TID251
+    try:
+        yield
+    finally:
+        torch.cuda.nvtx.range_pop()  # noqa: TID251
+
+
+def capture_for_profiler(*, on: bool) -> None:
+    """Begin or end what `nsys profile --capture-range=cudaProfilerApi` records; only on a GPU."""
+    (torch.cuda.profiler.start if on else torch.cuda.profiler.stop)()  # noqa: TID251
+
+
+_HISTORY = 100_000
+"""Allocations that are remembered, each with its Python stack: about 100 MB of the host's memory."""
+
+
+def remember_allocations() -> None:
+    """Have a GPU's allocator keep where its memory was taken; only on a GPU."""
+    torch.cuda.memory._record_memory_history(max_entries=_HISTORY)  # noqa: SLF001, TID251
+
+
+def write_allocations(path: Path) -> None:
+    """Write what the allocator has kept, as https://pytorch.org/memory_viz shows it; only on a GPU."""
+    torch.cuda.memory._dump_snapshot(str(path))  # noqa: SLF001, TID251

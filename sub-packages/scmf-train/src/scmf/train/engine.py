@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from scmf.core.batch import StepBatch
+from scmf.model.device import marks_of
 from scmf.model.megatron import MegatronOptimizer
 from scmf.model.seam import cuda_type_names
 from scmf.model.transformer import Transformer, VocabularyShape
@@ -22,11 +23,11 @@ from scmf.train.ema import Average
 from scmf.train.fsdp import ShardedModel, ShardedOptimizer
 from scmf.train.gradients import gather_parameters, squared_norm, wrap_stages
 from scmf.train.layout import Layout, seed_step
-from scmf.train.losses import LossSum
 from scmf.train.optimizer import apply_settings, build_optimizer, loss_scale_can_fall, update
+from scmf.train.phases import Clock, listen_to_waits
 from scmf.train.sharded import load_shards, load_weights, stage_shards
 from scmf.train.staging import Staging, WriteShards
-from scmf.train.step import Passes
+from scmf.train.step import LossSum, Passes
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,10 @@ class Engine:
         self.average = None if trainer.ema is None else Average(self.optimizer, trainer.ema)
         """Running average of the weights, where the config asks for one."""
         self._staging = Staging()
+        self.clock = Clock(mark=marks_of(layout.world.device))
+        """Where this rank's time goes."""
+        for stage in self.stages:
+            listen_to_waits(stage.config, self.clock, ranks=layout.world.size)
 
     def _arithmetic(self) -> Arithmetic:
         fp8 = self.settings.fp8
@@ -134,17 +139,19 @@ class Engine:
         seed_step(self.layout, seed=self.settings.seed, step=step)
         # Megatron hands the gradient buffer to the optimizer as `.grad`: left there, backward would add to it twice.
         self.optimizer.zero_grad()
-        sums = self.passes.train(batch)
-        with cuda_type_names():
-            overflow = self.optimizer.prepare_grads()  # under fp16 the host waits for the device here too
-        # The one place of a step in which the host waits for the device.
-        *sums_here, square = torch.cat([sums, squared_norm(self.optimizer).view(1)]).tolist()
-        loss = self.passes.objectives.read(sums_here)
+        with self.clock.phase("forward_backward"):
+            sums = self.passes.train(batch)
+            with cuda_type_names():
+                overflow = self.optimizer.prepare_grads()  # under fp16 the host waits for the device here too
+            # The one place of a step in which the host waits for the device.
+            *sums_here, square = torch.cat([sums, squared_norm(self.optimizer).view(1)]).tolist()
+        loss = LossSum.of(sums_here)
         norm = math.sqrt(square) if math.isfinite(square) and math.isfinite(loss.total) else None
         if norm is not None:
-            update(self.optimizer, self.settings.optimizer, lr=lr, norm=norm)
-            if self.average is not None:
-                self.average.follow(step=step)
+            with self.clock.phase("optimizer"):
+                update(self.optimizer, self.settings.optimizer, lr=lr, norm=norm)
+                if self.average is not None:
+                    self.average.follow(step=step)
         overflow = overflow and math.isfinite(loss.total) and loss_scale_can_fall(self.optimizer)
         return StepReport(loss, norm, lr, batch.cells, time.perf_counter() - begun, overflow=overflow)
 
