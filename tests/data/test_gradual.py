@@ -1,4 +1,4 @@
-"""Shares that move along the run: at each position what was asked for there, and each cell as often as its neighbours."""
+"""Shares that move along the run: at each position what was asked there, and each cell as often as its neighbours."""
 
 from __future__ import annotations
 

@@ -56,7 +56,8 @@ class CurriculumDrawing:
         self._order = order.astype(kind)
         self._edges = stage_edges(config.steps, batch=batch)
         shares = [config.share_at(edge / self._edges[-1]) for edge in self._edges[:-1].tolist()]
-        self._admitted: LongArray = np.ceil(np.array(shares) * len(cells)).astype(np.int64)
+        # A fifth of 20 cells is 4 cells, also where the product of floats is 4.000000001.
+        self._admitted: LongArray = np.ceil(np.array(shares) * len(cells) - 1e-6).astype(np.int64)
         self._everything = RandomDrawing(cells, seed=seed)
         _refuse_few(int(self._admitted[0]), len(cells), config, batch=batch)
 
