@@ -23,11 +23,12 @@ from scmf.train.ema import Average
 from scmf.train.fsdp import ShardedModel, ShardedOptimizer
 from scmf.train.gradients import gather_parameters, squared_norm, wrap_stages
 from scmf.train.layout import Layout, seed_step
+from scmf.train.losses import LossSum
 from scmf.train.optimizer import apply_settings, build_optimizer, loss_scale_can_fall, update
 from scmf.train.phases import Clock, listen_to_waits
 from scmf.train.sharded import load_shards, load_weights, stage_shards
 from scmf.train.staging import Staging, WriteShards
-from scmf.train.step import LossSum, Passes
+from scmf.train.step import Passes
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +146,7 @@ class Engine:
                 overflow = self.optimizer.prepare_grads()  # under fp16 the host waits for the device here too
             # The one place of a step in which the host waits for the device.
             *sums_here, square = torch.cat([sums, squared_norm(self.optimizer).view(1)]).tolist()
-        loss = LossSum.of(sums_here)
+        loss = self.passes.objectives.read(sums_here)
         norm = math.sqrt(square) if math.isfinite(square) and math.isfinite(loss.total) else None
         if norm is not None:
             with self.clock.phase("optimizer"):
