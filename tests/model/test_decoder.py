@@ -98,7 +98,7 @@ def alone_states_repeat():
 def test_packed_and_one_at_a_time_give_the_same_losses_and_gradients(norm, positions):
     model = small_decoder(SHAPE, norm=norm, positions=positions)
     rows = windows()
-    # A pack as long as a segment may be is the one case that Megatron's rotary positions would take for another.
+    # A pack as long as a segment may be is the one in which Megatron counts rotary positions through all segments.
     short = [windows([30])[0], windows([34])[0]]
     for together, width in ((rows, 128), (short, SHAPE.seq_length)):
         packed, gradients = losses_and_gradients(model, [pack_of(together, width)])

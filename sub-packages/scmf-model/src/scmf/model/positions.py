@@ -33,19 +33,17 @@ def sinusoids(places: int, width: int) -> Tensor:
     return torch.stack([table.sin(), table.cos()], -1).flatten(1)
 
 
-def rotary_angles(longest: int, width: int, *, positions: int, device: torch.device) -> Tensor:
-    """(at least longest, 1, 1, width) float32, radians: how far queries and keys are turned, as Megatron takes it.
+def rotary_angles(longest: int, width: int, *, device: torch.device) -> Tensor:
+    """(longest, 1, 1, width) float32, radians: how far queries and keys are turned, as Megatron takes it.
 
     Args:
         longest: upper bound of the segments' lengths.
         width: of a head; even.
-        positions: of the whole pack.
         device: of the pack.
 
     Source: Su et al., 2021 (arXiv:2104.09864); halves, not neighbours, are turned together, as in GPT-NeoX and ESM-2.
     """
-    # Megatron 0.16.1 takes a table as long as the pack for one with a row for every position of the pack, and would
-    # go on counting where the next segment starts.
-    places = longest + 1 if longest == positions else longest
-    table = angles(places, width, device=device)
+    # A table as long as the pack is one for the whole pack to Megatron 0.16.1, which then does not count from 0 again
+    # in each segment. Scores depend on distances alone, so that nothing but rounding comes of it.
+    table = angles(longest, width, device=device)
     return torch.cat([table, table], -1)[:, None, None, :]

@@ -161,9 +161,8 @@ class Transformer(LanguageModule):
     def _rotary_angles(self, pack: Pack) -> Tensor | None:
         if not self.rotary:
             return None
-        ids = pack.input_ids
         longest, width = pack.packed_seq_params.max_seqlen_q, self.config.kv_channels
-        return rotary_angles(longest, width, positions=len(ids), device=ids.device)
+        return rotary_angles(longest, width, device=pack.input_ids.device)
 
     def _whole(self, hidden: Tensor) -> Tensor:
         """(T, D) from (T, 1, D) or from this rank's share of it."""
