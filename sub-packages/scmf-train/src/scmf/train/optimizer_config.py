@@ -50,6 +50,15 @@ class OptimizerConfig(Variant):
         del group
         return {}
 
+    def states(self, *, hidden_matrix: bool) -> int:
+        """Numbers that are kept for each number that is trained: what the optimizer's memory is planned by.
+
+        Args:
+            hidden_matrix: of the matrices inside the layers; false: of everything else.
+        """
+        del hidden_matrix
+        return 2
+
     def state(self) -> dict[str, str | bool]:
         """What decides which tensors the optimizer keeps; a resumed run has to have it unchanged."""
         return {"kind": self.kind}
@@ -136,6 +145,11 @@ class SgdConfig(OptimizerConfig, kind="sgd"):
         del group
         return {"momentum": self.momentum, "nesterov": self.nesterov and self.momentum > 0.0}
 
+    def states(self, *, hidden_matrix: bool) -> int:
+        """A running sum where there is momentum."""
+        del hidden_matrix
+        return int(self.momentum > 0.0)
+
     def state(self) -> dict[str, str | bool]:
         """Without momentum there is no running sum."""
         return {"kind": self.kind, "momentum": self.momentum > 0.0}
@@ -163,6 +177,11 @@ class RmspropConfig(OptimizerConfig, kind="rmsprop"):
         """Alpha, momentum and epsilon."""
         del group
         return {"alpha": self.alpha, "momentum": self.momentum, "eps": self.eps}
+
+    def states(self, *, hidden_matrix: bool) -> int:
+        """The square's mean, and a running sum where there is momentum."""
+        del hidden_matrix
+        return 1 + int(self.momentum > 0.0)
 
     def state(self) -> dict[str, str | bool]:
         """Without momentum there is no running sum."""
@@ -201,6 +220,10 @@ class MuonConfig(OptimizerConfig, kind="muon"):
         if not group["hidden_matrix"]:
             return {"betas": (self.beta1, self.beta2), "eps": self.eps}
         return {"momentum": self.momentum, "nesterov": self.nesterov, "ns_steps": self.iterations}
+
+    def states(self, *, hidden_matrix: bool) -> int:
+        """Muon's momentum, or AdamW's two."""
+        return 1 if hidden_matrix else 2
 
     def build(self, groups: Groups) -> torch.optim.Optimizer:
         """PyTorch's Muon and AdamW as one."""

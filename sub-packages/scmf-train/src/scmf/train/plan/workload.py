@@ -1,0 +1,208 @@
+"""What one replica has to compute. In: a stream of step batches, or lengths of cells. Out: shapes of microbatches.
+
+The steps looked at are real ones, spread over the run, so that weights that change, curricula, truncation and packing
+are in the numbers as they will be in the run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from scmf.core.batch import Microbatch, StepBatch
+from scmf.core.random import stream as random_stream
+from scmf.data.config import DataConfig
+from scmf.data.packing import Layout, packed_layout, padded_layout
+from scmf.data.step_stream import StepStream
+
+LongArray = npt.NDArray[np.int64]
+
+CELLS = 2048
+"""Cells of a replica that are looked at: the mean length of cells is then known to about 1%."""
+MOST_STEPS = 64
+"""Steps that are looked at where a step has few cells."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One microbatch, as far as its cost depends on it."""
+
+    positions: int
+    """T, padding included."""
+    targets: int
+    cells: LongArray
+    """(C,) int64 tokens of each cell."""
+    segments: LongArray
+    """(S,) int64 lengths of all segments, padding included; their sum is T."""
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens."""
+        return int(self.cells.sum())
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Steps of the run as its first data-parallel replica sees them."""
+
+    steps: tuple[tuple[Shape, ...], ...]
+    """Microbatches of each step that was looked at."""
+    replicas: int
+    vocabulary_size: int
+    noun: str = "cell"
+    """What one unit is called: a window for text."""
+    n_train: int | None = None
+    """Cells of an epoch; None where only lengths were given."""
+    source: str = ""
+    """Where the lengths come from, for people."""
+
+    @property
+    def shapes(self) -> list[Shape]:
+        """Microbatches of all steps looked at."""
+        return [shape for step in self.steps for shape in step]
+
+    @property
+    def lengths(self) -> LongArray:
+        """(n,) int64 tokens of every cell that was looked at, in rising order."""
+        return np.sort(np.concatenate([shape.cells for shape in self.shapes] or [np.zeros(0, np.int64)]))
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Real tokens of a step, all replicas together."""
+        return sum(shape.tokens for shape in self.shapes) / len(self.steps) * self.replicas
+
+    @property
+    def microbatches(self) -> float:
+        """Microbatches of a step on one replica, on average."""
+        return len(self.shapes) / len(self.steps)
+
+    @property
+    def fill(self) -> float:
+        """Share of the positions that are real tokens."""
+        return sum(s.tokens for s in self.shapes) / max(1, sum(s.positions for s in self.shapes))
+
+
+def look_at_stream(stream: StepStream, *, max_steps: int, replicas: int) -> Workload:
+    """Steps of a run, spread evenly from its first to its last.
+
+    Args:
+        stream: of the first of the replicas.
+        max_steps: of the run.
+        replicas: that share a step's cells.
+
+    Raises:
+        StoreError: the store is damaged.
+    """
+    batch = stream.config.global_batch_size
+    wanted = max(2, min(MOST_STEPS, math.ceil(CELLS * replicas / batch)))
+    steps = np.unique(np.linspace(0, max_steps - 1, min(wanted, max_steps)).astype(np.int64)).tolist()
+    seen = tuple(
+        shapes_of(stream.step(step * batch), packing=stream.config.packing, pad=_pad(stream)) for step in steps
+    )
+    return Workload(
+        steps=seen,
+        replicas=replicas,
+        vocabulary_size=len(stream.vocabulary),
+        noun=stream.noun,
+        n_train=stream.n_train,
+        source=f"{len(steps):,} of the run's {max_steps:,} steps, from its first to its last",
+    )
+
+
+def shapes_of(batch: StepBatch, *, packing: bool, pad: int | None = None) -> tuple[Shape, ...]:
+    """The microbatches of a step.
+
+    Args:
+        batch: of one replica.
+        packing: cells lie end to end; otherwise padding may lie between them.
+        pad: token of padding, which then tells cells and padding apart.
+    """
+    return tuple(shape_of(microbatch, packing=packing, pad=pad) for microbatch in batch.microbatches)
+
+
+def shape_of(microbatch: Microbatch, *, packing: bool, pad: int | None = None) -> Shape:
+    """One microbatch; arguments as `shapes_of`."""
+    starts, segments = microbatch.cu_seqlens[:-1], np.diff(microbatch.cu_seqlens).astype(np.int64)
+    if packing or pad is None:
+        cells = segments[: len(microbatch.cell_ids)]
+    else:
+        cells = segments[microbatch.input_ids[starts] != pad]
+    return Shape(len(microbatch.input_ids), len(microbatch.targets), cells, segments)
+
+
+def look_at_lengths(
+    lengths: LongArray, data: DataConfig, *, share: float, replicas: int, align: int, vocabulary_size: int
+) -> Workload:
+    """Steps of cells drawn from a list of lengths, laid into microbatches as those of a store are.
+
+    Args:
+        lengths: (n,) int64 tokens of cells, >= 1; drawn with replacement, cut at the sequence length.
+        data: the `data` section.
+        share: of the tokens that is predicted.
+        replicas: that share a step's cells.
+        align: positions of a microbatch are a multiple of this.
+        vocabulary_size: before padding.
+    """
+    cells = max(1, data.global_batch_size // replicas)
+    n_steps = max(2, min(MOST_STEPS, math.ceil(CELLS / cells)))
+    cut = np.minimum(lengths, data.tokenizer.seq_length)
+    drawn = random_stream(0, "plan/lengths").choice(cut, (n_steps, cells)).astype(np.int64)
+    return Workload(
+        steps=tuple(_lay_out(step, data, share=share, align=align) for step in drawn),
+        replicas=replicas,
+        vocabulary_size=vocabulary_size,
+        source=f"--lengths, {len(lengths):,} of them" if len(lengths) > 1 else "--lengths: all cells alike",
+    )
+
+
+def _lay_out(lengths: LongArray, data: DataConfig, *, share: float, align: int) -> tuple[Shape, ...]:
+    if data.packing:
+        layout = packed_layout(lengths, budget=data.microbatch_tokens or data.tokenizer.seq_length, align=align)
+    else:
+        layout = padded_layout(lengths, cells=data.micro_batch_size or 1, align=align)
+    return tuple(
+        _laid(lengths[members], starts, layout, share=share)
+        for members, starts in zip(layout.cells, layout.starts, strict=True)
+    )
+
+
+def _laid(cells: LongArray, starts: LongArray, layout: Layout, *, share: float) -> Shape:
+    """Cells, and a segment of padding in every gap."""
+    gaps = np.diff(np.append(starts, layout.positions)) - cells
+    segments = np.concatenate([cells, gaps[gaps > 0]])
+    return Shape(layout.positions, round(share * int(cells.sum())), cells, segments)
+
+
+def largest_shape(data: DataConfig, *, share: float, align: int) -> Shape:
+    """The largest microbatch that the section allows, in cells of full length: what has to fit into memory.
+
+    Args:
+        data: the `data` section.
+        share: of the tokens that is predicted.
+        align: positions are a multiple of this.
+    """
+    longest = data.tokenizer.seq_length
+    asked = data.microbatch_tokens or (data.micro_batch_size or 1) * longest
+    return full_shape(-(-asked // align) * align, longest=longest, share=share)
+
+
+def full_shape(positions: int, *, longest: int, share: float) -> Shape:
+    """A microbatch without padding, of cells of full length and what is left."""
+    whole, rest = divmod(positions, longest)
+    cells = np.array([longest] * whole + [rest] * (rest > 0), np.int64)
+    return Shape(positions, math.ceil(share * positions), cells, cells)
+
+
+def quantiles(lengths: Sequence[int] | LongArray) -> tuple[int, int, int]:
+    """Lengths below which 5%, half and 95% of the cells are."""
+    low, middle, high = np.quantile(lengths, (0.05, 0.5, 0.95), method="nearest").astype(int).tolist()
+    return low, middle, high
+
+
+def _pad(stream: StepStream) -> int | None:
+    pad = getattr(stream.vocabulary, "pad", None)
+    return pad if isinstance(pad, int) else None
