@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
-from scmf.core.config_kind import section_class
+from scmf.core.config_kind import entry_class, section_class
 from scmf.core.errors import ConfigError
 
 Path = tuple[str | int, ...]
@@ -162,10 +162,15 @@ def _unknown_key(path: Path, section: type[BaseModel] | None) -> Fault:
 def _section_at(cls: type[BaseModel], values: object, path: Path) -> type[BaseModel] | None:
     """The config class that the section at a path is checked by."""
     here: type[BaseModel] | None = cls
+    entries: FieldInfo | None = None  # of the mapping of sections that the path is in
     for part in path:
-        field = _field(here, part)
         values = values.get(part) if isinstance(values, Mapping) else None
+        if entries is not None:
+            here, entries = entry_class(entries, values), None
+            continue
+        field = _field(here, part)
         here = section_class(field, values) if field else None
+        entries = field if here is None else None
     return here
 
 

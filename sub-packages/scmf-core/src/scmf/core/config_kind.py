@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic.fields import FieldInfo
@@ -151,7 +151,26 @@ def section_class(field: FieldInfo, value: object) -> type[BaseModel] | None:
         value: the section as written, which may name its `kind`.
     """
     base = next((a for a in (field.annotation, *get_args(field.annotation)) if _is_config(a)), None)
-    kinds = next((m for m in field.metadata if isinstance(m, Kinds)), None)
+    return _of_kind(base, field.metadata, value)
+
+
+def entry_class(field: FieldInfo, value: object) -> type[BaseModel] | None:
+    """The config class that an entry of a field is checked by, where the field is a mapping of names to sections.
+
+    Args:
+        field: of a config class, such as `tasks: dict[str, Annotated[TaskConfig, Kinds(...)]]`.
+        value: the entry as written, which may name its `kind`.
+    """
+    if get_origin(field.annotation) is not dict:
+        return None
+    _, entry = get_args(field.annotation)
+    base, *metadata = get_args(entry) or (entry,)
+    return _of_kind(base if _is_config(base) else None, metadata, value)
+
+
+def _of_kind(base: type[BaseModel] | None, metadata: Sequence[object], value: object) -> type[BaseModel] | None:
+    """The base, or the class among its kinds that a value names."""
+    kinds = next((m for m in metadata if isinstance(m, Kinds)), None)
     if base is None or kinds is None:
         return base
     kind = value.get("kind") if isinstance(value, Mapping) else getattr(value, "kind", None)

@@ -7,7 +7,7 @@ import os
 import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from pydantic import BaseModel
@@ -112,7 +112,7 @@ def _entries(config: Config, *, indent: int) -> Iterator[list[str]]:
     """The lines of each key of a section, comment first."""
     plain = config.model_dump(mode="json", by_alias=True)
     # Sections last: a value after a section's end is easily taken for one of that section's.
-    fields = sorted(type(config).model_fields.items(), key=lambda item: isinstance(getattr(config, item[0]), Config))
+    fields = sorted(type(config).model_fields.items(), key=lambda item: _is_section(getattr(config, item[0])))
     for name, field in fields:
         key = field.alias or name
         value = getattr(config, name)
@@ -130,10 +130,20 @@ def _comment(field: FieldInfo, value: object, *, indent: int) -> list[str]:
 def _entry(key: str, value: object, plain: object, *, indent: int) -> list[str]:
     """A key on one line, or a section's key followed by its own keys."""
     pad = " " * indent
-    if not isinstance(value, Config):
+    if isinstance(value, Config):
+        inner = [line for lines in _entries(value, indent=indent + 2) for line in lines]
+    elif _is_section(value):
+        names = cast("dict[str, Config]", value)
+        inner = [line for name in names for line in _entry(_scalar(name), names[name], None, indent=indent + 2)]
+    else:
         return [f"{pad}{key}: {_scalar(plain)}"]
-    inner = [line for lines in _entries(value, indent=indent + 2) for line in lines]
     return [f"{pad}{key}:", *inner] if inner else [f"{pad}{key}: {{}}"]
+
+
+def _is_section(value: object) -> bool:
+    """Whether a value is written on lines of its own: a section, or sections by name."""
+    by_name = isinstance(value, dict) and bool(value) and all(isinstance(entry, Config) for entry in value.values())
+    return by_name or isinstance(value, Config)
 
 
 def _summary(value: object) -> str:

@@ -12,63 +12,22 @@ from pydantic import Field
 from scmf.core.config import Variant
 from scmf.core.config_fault import Fault
 from scmf.core.config_kind import Kinds
+from scmf.model.task import TASKS, ClmTask, MlmTask, TaskConfig
 
-Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+__all__ = [
+    "BackboneConfig",
+    "ClmTask",
+    "DecoderConfig",
+    "EncoderConfig",
+    "MlmTask",
+    "ModelConfig",
+    "TaskConfig",
+    "largest_divisor",
+]
+
 Dropout = Annotated[float, Field(ge=0.0, lt=1.0)]
 Width = Annotated[int, Field(ge=1, le=1_048_576)]
 Positions = Literal["learned", "sinusoidal", "rotary"]
-
-
-class TaskConfig(Variant):
-    """Base of every task: what is hidden from the model, and what it is asked for."""
-
-    causal: ClassVar[bool | None] = None
-    """Whether tokens may see earlier ones only; None where either backbone will do."""
-
-    def head_parameters(self, hidden: int, rows: int) -> int:
-        """Trained numbers of the task's head, the tied embedding matrix not counted.
-
-        Args:
-            hidden: width.
-            rows: of the embedding matrix, padding included.
-        """
-        del hidden, rows
-        return 0
-
-
-class MlmTask(TaskConfig, kind="mlm"):
-    """Masked language model: predict the tokens that were corrupted."""
-
-    causal = False
-    select: Annotated[float, Field(gt=0.0, le=1.0)] = 0.15
-    """Share of a cell's tokens chosen as targets. Source: BERT."""
-    mask: Probability = 0.80
-    """Of the chosen, the share replaced by <mask>. Source: BERT."""
-    random: Probability = 0.10
-    """Of the chosen, the share replaced by a random gene; the rest is kept. Source: BERT (BioNeMo's recipes: 0.02)."""
-
-    def faults(self) -> Iterator[Fault]:
-        """A chosen token is masked, replaced or kept: three shares of one."""
-        yield from super().faults()
-        if self.mask + self.random > 1.0:
-            yield Fault(
-                "random",
-                f"model.task.mask={self.mask} and model.task.random={self.random} are shares of the same tokens "
-                "and sum to more than 1",
-                f"use random: {round(1.0 - self.mask, 6)} or less",
-            )
-
-    def head_parameters(self, hidden: int, rows: int) -> int:
-        """BERT's: a dense layer and a norm, then a bias for every token."""
-        return hidden * hidden + hidden + 2 * hidden + rows
-
-
-class ClmTask(TaskConfig, kind="clm"):
-    """Causal language model: predict every token from the ones before it."""
-
-    causal = True
-    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    """Share of the target's probability that is spread over the vocabulary in training. Transformer: 0.1, GPT-2: 0."""
 
 
 class ModelConfig(Variant):
@@ -84,7 +43,7 @@ class ModelConfig(Variant):
     """Attention heads; each is hidden / heads wide."""
     pad_vocabulary_to: Annotated[int, Field(ge=1, le=65_536)] = 128
     """The vocabulary is padded to a multiple of this, so that tensor ranks share it evenly. Source: Megatron."""
-    task: Annotated[TaskConfig, Kinds({"mlm": MlmTask, "clm": ClmTask})] = MlmTask()
+    task: Annotated[TaskConfig, Kinds(TASKS)] = MlmTask()
     """What the model is trained to do."""
     init_from: Annotated[str, Field(min_length=1)] | None = None
     """Checkpoint whose weights (not optimizer, not step) the run starts from; null draws them from the seed."""
@@ -196,7 +155,7 @@ class DecoderConfig(BackboneConfig, kind="decoder"):
     """Causal transformer decoder: a token sees itself and the ones before it, as in GPT."""
 
     causal = True
-    task: Annotated[TaskConfig, Kinds({"clm": ClmTask, "mlm": MlmTask})] = ClmTask()
+    task: Annotated[TaskConfig, Kinds({"clm": ClmTask, **TASKS})] = ClmTask()
     """What the model is trained to do."""
 
 
