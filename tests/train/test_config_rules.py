@@ -44,6 +44,42 @@ BROKEN = [
         "use random: 0.1 or less",
     ),
     (
+        ["model.task={kind: classify, column: type, classes: [a, b, a]}"],
+        "classes names 'a' twice",
+        "name each class once",
+    ),
+    (
+        ["model.task={kind: classify, column: type, classes: [a]}"],
+        "classes names 1, and with fewer than two there is nothing to tell apart",
+        "null for all that training cells have",
+    ),
+    (
+        ["model.task={kind: several, tasks: {}}"],
+        "model.task.tasks names no objective",
+        "tasks: {mlm: {kind: mlm}}",
+    ),
+    (
+        ["model.task={kind: several, tasks: {Cell type: {kind: classify, column: type}}}"],
+        "model.task.tasks has an objective of the name 'Cell type'; small letters, digits and _ make a name, "
+        "a letter first",
+        "call it cell_type",
+    ),
+    (
+        ["model.task={kind: several, tasks: {one: {kind: mlm}, two: {kind: mlm}}}"],
+        "model.task.tasks has 2 masked language models (one, two), and a cell is corrupted in one way",
+        "keep one of them, for example one",
+    ),
+    (
+        ["model.task={kind: several, tasks: {mlm: {kind: mlm}}, weights: {mln: 0.5}}"],
+        "model.task.weights.mln is the weight of no objective",
+        "did you mean mlm? The objectives: mlm",
+    ),
+    (
+        ["model.task={kind: several, tasks: {mlm: {kind: mlm}}, weights: {mlm: 0}}"],
+        "every weight is 0: nothing would be trained",
+        "a weight above 0",
+    ),
+    (
         ["data.split.validation=0.5", "data.split.test=0.5"],
         "data.split.validation=0.5 and data.split.test=0.5 leave nothing to train on",
         "sum to less than 1",
@@ -326,10 +362,11 @@ def test_every_rule_of_the_code_is_in_the_table_above():
     from scmf.data import config as data
     from scmf.data import config_order as order
     from scmf.model import config as model
+    from scmf.model import task
     from scmf.train import config as train
     from scmf.train import schedule
 
-    modules = (data, order, model, train, schedule, rules)
+    modules = (data, order, model, task, train, schedule, rules)
     written = sum(inspect.getsource(module).count("yield Fault(") for module in modules)
     # Three sizes share `_splits`; a vocabulary of unknown size shares a rule with one of a known size; so do three
     # lengths of schedules, two who look at validations, and three ways to split a matrix.
