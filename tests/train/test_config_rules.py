@@ -344,6 +344,65 @@ BROKEN = [
         "data-parallel ranks)"),
         "use micro_batch_size: 6",
     ),
+    (
+        ["data.sampling={kind: uniform, steps: 5}"],
+        "data.sampling.steps=5 and nothing moves in them",
+        "write steps: null",
+    ),
+    (
+        ["data.sampling={kind: balanced, by: type, exponent: 1.0, end_exponent: 0.0}"],
+        ("data.sampling.end_exponent is another value than the first, and data.sampling.steps=null gives no steps to "
+        "reach it in"),
+        "sampling.steps: 10000",
+    ),
+    (
+        ["data.curriculum={by: length, steps: 5}", "data.order={kind: blocks}"],
+        ("data.curriculum draws cells in the order of their difficulty, and data.order.kind=blocks in that of the "
+        "disk"),
+        "curriculum: null",
+    ),
+    (
+        ["data.curriculum={by: length, steps: 5}", "data.sampling={kind: balanced, by: type}"],
+        ("data.curriculum draws all cells that it admits alike, and data.sampling.kind=balanced asks for some more "
+        "often"),
+        "sampling: {kind: uniform}",
+    ),
+    (
+        ["data.curriculum={by: length, steps: 101}"],
+        "data.curriculum.steps=101 is more than the run has (trainer.max_steps=100): it never ends",
+        "use 100 or less",
+    ),
+    (
+        ["trainer.validate.splits=[{name: a}]"],
+        "the split a names no other cells than those that train or give val/loss",
+        "part: test",
+    ),
+    (
+        ["trainer.validate.splits=[{name: a, store: b, part: test}]"],
+        "part=test of b can only be known from a split that travels with that store",
+        "part: null",
+    ),
+    (
+        ["trainer.validate.splits=[{name: a, split: b}, {name: a, split: c}]"],
+        "2 splits have the name a",
+        "a name of its own",
+    ),
+    (
+        ["trainer.validate={every: null, splits: [{name: a, split: b}]}"],
+        "1 split of trainer.validate.splits, and trainer.validate.every=null takes no loss",
+        "splits: []",
+    ),
+    (
+        ["trainer.checkpoint.metric=val/donors/loss", "trainer.validate.splits=[{name: donor, split: b}]"],
+        ("trainer.checkpoint.metric=val/donors/loss is no loss that a validation of this run takes; they are val/loss, "
+        "val/donor/loss"),
+        "did you mean val/donor/loss?",
+    ),
+    (
+        ["trainer.observers=[Mine]"],
+        "observer: Mine is no dotted path of a class",
+        "my_package.my_module.MyObserver",
+    ),
 ]  # fmt: skip
 
 
@@ -364,9 +423,11 @@ def test_every_rule_of_the_code_is_in_the_table_above():
     from scmf.model import config as model
     from scmf.model import task
     from scmf.train import config as train
+    from scmf.train import observer_config as observer
     from scmf.train import schedule
+    from scmf.train import validation_config as validation
 
-    modules = (data, order, model, task, train, schedule, rules)
+    modules = (data, order, model, task, train, schedule, validation, observer, rules)
     written = sum(inspect.getsource(module).count("yield Fault(") for module in modules)
     # Three sizes share `_splits`; a vocabulary of unknown size shares a rule with one of a known size; so do three
     # lengths of schedules, two who look at validations, and three ways to split a matrix.

@@ -156,26 +156,41 @@ def named_split(store: CellStore, name: str) -> Splits:
         StoreError: no such split, or one of its rules does not fit the store.
         ConfigError: it leaves nothing to train on.
     """
+    splits = named_sets(store, name, key="data.split.name")
+    if not len(splits.train):
+        raise ConfigError(
+            f"the split {name!r} has no training cells",
+            where=f"{store.path}, data.split.name",
+            fix="name another split of the store",
+        )
+    return splits
+
+
+def named_sets(store: CellStore, name: str, *, key: str) -> Splits:
+    """The same, whether or not it has training cells.
+
+    Args:
+        store: the cells.
+        name: of the split.
+        key: of the configuration, for the message.
+
+    Raises:
+        StoreError: no such split, or one of its rules does not fit the store.
+    """
     from scmf.data.where import select_any
 
     found = [member.manifest.splits.get(name) for member in store.members]
     if any(split is None for split in found):
         raise StoreError(
             f"the store has no split named {name!r}; it has {', '.join(store.manifest.splits) or 'none'}",
-            where=f"{store.path}, data.split.name",
+            where=f"{store.path}, {key}",
             fix="name one of these, or write data.split: {by: COLUMN} to hold out whole groups",
         )
-    sets = [
+    train, validation, test = [
         RunSet.of(np.concatenate([select_any(m, getattr(s, kind)) for m, s in zip(store.members, found, strict=True)]))
         for kind in ("train", "validation", "test")
     ]
-    if not len(sets[0]):
-        raise ConfigError(
-            f"the split {name!r} has no training cells",
-            where=f"{store.path}, data.split.name",
-            fix="name another split of the store",
-        )
-    return Splits(train=sets[0], validation=sets[1], test=sets[2])
+    return Splits(train=train, validation=validation, test=test)
 
 
 def describe_named(store: CellStore, name: str) -> str:

@@ -20,9 +20,12 @@ from scmf.data.config import CellsConfig, DataConfig, SequencesConfig
 from scmf.model.config import DecoderConfig, EncoderConfig, ModelConfig
 from scmf.train.faults import FaultsConfig
 from scmf.train.log_config import LogConfig, ProfileConfig
+from scmf.train.metric_names import MetricAlias
+from scmf.train.observer_config import Observers
 from scmf.train.optimizer_config import OPTIMIZERS, OptimizerConfig
 from scmf.train.schedule import ALIASES, SCHEDULES, CosineConfig, PlateauConfig, ScheduleConfig
 from scmf.train.stalls import EarlyStopConfig
+from scmf.train.validation_config import ValidateConfig, metric_fault
 
 PositiveFloat = Annotated[float, Field(gt=0.0)]
 Ranks = Annotated[int, Field(ge=1, le=65_536)]
@@ -135,15 +138,6 @@ class EmaConfig(Config):
     """Take the validation loss with the averaged weights too: val/ema_loss."""
 
 
-class ValidateConfig(Config):
-    """Loss on held-out cells while training."""
-
-    every: Steps | None = 100
-    """Steps between validations; null never validates."""
-    batches: Annotated[int, Field(ge=1, le=1_000_000)] = 8
-    """Global batches a validation; always the same cells with the same masks."""
-
-
 class CheckpointConfig(Config):
     """When to save and what to keep."""
 
@@ -151,6 +145,8 @@ class CheckpointConfig(Config):
     """Steps between saves; the last step always saves."""
     keep_best: Annotated[int, Field(ge=0, le=10_000)] = 3
     """Checkpoints of lowest validation loss to keep."""
+    metric: Annotated[str, MetricAlias] = "val/loss"
+    """Loss that says which are best: val/loss, val/ema_loss, or val/NAME/loss of a split in trainer.validate.splits."""
     keep_last: Annotated[int, Field(ge=1, le=10_000)] = 2
     """Newest checkpoints to keep."""
     background: bool = True
@@ -187,6 +183,8 @@ class TrainerConfig(Config):
     """Loss on held-out cells while training."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     """When to save and what to keep."""
+    observers: Observers = ()
+    """Your own classes that watch the run: dotted paths, or {observer: ..., settings: {...}, on_error: stop|report}."""
     # Config has a method of the name `faults`.
     on_fault: FaultsConfig = Field(default=FaultsConfig(), alias="faults")
     """What is skipped, rolled back or stopped when something goes wrong."""
@@ -245,13 +243,10 @@ class TrainerConfig(Config):
                     f"trainer.{key} looks at the validation loss, and trainer.validate.every=null takes none",
                     "write validate.every: 100, or leave it out",
                 )
-        measured = self.ema is not None and self.ema.validation
-        if self.early_stop is not None and self.early_stop.metric == "val/ema_loss" and not measured:
-            yield Fault(
-                "early_stop.metric",
-                "trainer.early_stop.metric=val/ema_loss is the loss of averaged weights, and trainer.ema takes none",
-                "write ema: {decay: 0.999}, or metric: val/loss",
-            )
+        known = self.validation.metrics(average=self.ema is not None and self.ema.validation)
+        if self.early_stop is not None:
+            yield from metric_fault("early_stop.metric", self.early_stop.metric, known)
+        yield from metric_fault("checkpoint.metric", self.checkpoint.metric, known)
 
     def _optimizer_faults(self) -> Iterator[Fault]:
         """What needs a matrix whole gets it whole."""

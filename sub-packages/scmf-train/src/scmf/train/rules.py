@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from scmf.core.config_fault import Fault, config_error
 from scmf.core.errors import ConfigError
 from scmf.core.text import counted
+from scmf.data.config import CellsConfig
 from scmf.model.config import largest_divisor
 
 if TYPE_CHECKING:
@@ -197,6 +198,21 @@ def _validation_has_cells(config: MainConfig) -> Iterator[Fault]:
         )
 
 
+def _what_moves_ends_within_the_run(config: MainConfig) -> Iterator[Fault]:
+    data, run = config.data, config.trainer.max_steps
+    if not isinstance(data, CellsConfig) or run is None:
+        return
+    curriculum = data.curriculum
+    moving = {"sampling": data.sampling.steps, "curriculum": None if curriculum is None else curriculum.steps}
+    for key, steps in moving.items():
+        if steps is not None and steps > run:
+            yield Fault(
+                f"data.{key}.steps",
+                f"data.{key}.steps={steps} is more than the run has (trainer.max_steps={run}): it never ends",
+                f"use {run} or less",
+            )
+
+
 FP8_WIDTHS = {"current": 16, "delayed": 16, "mxfp8": 32, "block": 128}
 """Widths of matrices are multiples of this. Source: Transformer Engine's alignment, and the blocks of each recipe."""
 
@@ -260,6 +276,7 @@ def _memory_is_not_probed_under_fsdp(config: MainConfig) -> Iterator[Fault]:
 
 
 RULES: tuple[Callable[[MainConfig], Iterator[Fault]], ...] = (
+    _what_moves_ends_within_the_run,
     _heads_divide_by_tensor,
     _ffn_divides_by_tensor,
     _layers_divide_by_pipeline,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class EarlyStopConfig(Config):
     """When a run ends before its last step: the held-out loss has stopped falling."""
 
-    metric: Annotated[Literal["val/loss", "val/ema_loss"], MetricAlias] = "val/loss"
-    """Which number of metrics.jsonl, or an alias such as val_loss; val/ema_loss is that of the averaged weights."""
+    metric: Annotated[str, MetricAlias] = "val/loss"
+    """Loss in metrics.jsonl, or an alias such as val_loss: val/loss, val/ema_loss (averaged weights), val/NAME/loss."""
     patience: Annotated[int, Field(ge=1, le=1_000_000)]
     """Validations in a row without a lower loss, after which the run saves and ends."""
     min_delta: Annotated[float, Field(ge=0.0)] = 0.0
