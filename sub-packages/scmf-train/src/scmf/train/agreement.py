@@ -94,7 +94,7 @@ def stop_on(fault: RankFault | None) -> None:
         return
     if dist.get_rank() == fault.rank:
         raise fault.error
-    raise SystemExit(1)
+    raise SystemExit(1) from fault.error  # the first rank writes the cause into log.txt
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +107,12 @@ class Standing:
     """Ranks that have no data for this step, or cannot save any more."""
     bad_cells: int = 0
     """Cells of this step that were replaced."""
+    kiloflops: int = 0
+    """Thousands of FLOPs of this step, by formula."""
 
 
 class Council:
-    """The ranks' agreement before every step: one sum of three numbers, by CPU. Alone, it is free."""
+    """The ranks' agreement before every step: one sum of four numbers, by CPU. Alone, it is free."""
 
     def __init__(self) -> None:
         alone = dist.get_world_size() == 1
@@ -121,7 +123,7 @@ class Council:
         """The sum over all ranks; collective."""
         if self._group is None:
             return mine
-        numbers = torch.tensor([mine.stop, mine.failed, mine.bad_cells], dtype=torch.int64)
+        numbers = torch.tensor([mine.stop, mine.failed, mine.bad_cells, mine.kiloflops], dtype=torch.int64)
         dist.all_reduce(numbers, group=self._group)
         return Standing(*numbers.tolist())
 

@@ -25,6 +25,7 @@ from scmf.core.errors import CheckpointError
 from scmf.core.near_path import correction
 from scmf.train.config import CheckpointConfig
 from scmf.train.faults import Tally
+from scmf.train.loss_average import LossAverage
 from scmf.train.stalls import Stalls
 
 FORMAT = "scmf-checkpoint-1"
@@ -60,6 +61,8 @@ class Progress:
     """What has gone wrong so far, and the data that rollbacks have passed over."""
     stalls: Stalls = field(default_factory=Stalls)
     """What validations have counted for early stopping and the plateau schedule."""
+    loss_average: LossAverage = field(default_factory=LossAverage)
+    """train/loss_ema so far."""
     optimizer: dict[str, str | bool] = field(default_factory=lambda: {"kind": "adamw", "ema": False})
     """What a resumed run must have unchanged of the optimizer: what it keeps. A record without it is of AdamW."""
 
@@ -217,7 +220,11 @@ def read_progress(folder: Path) -> Progress:
     """
     progress = _read_record(folder)["progress"]
     try:
-        read = {"faults": Tally.of(progress.get("faults", {})), "stalls": Stalls.of(progress.get("stalls", {}))}
+        read = {
+            "faults": Tally.of(progress.get("faults", {})),
+            "stalls": Stalls.of(progress.get("stalls", {})),
+            "loss_average": LossAverage.of(progress.get("loss_average", {})),
+        }
         return Progress(**{**progress, **read})
     except (TypeError, ValueError, AttributeError) as error:
         raise _unreadable(folder / RECORD, str(error)) from error

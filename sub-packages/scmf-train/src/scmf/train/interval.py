@@ -5,49 +5,50 @@ from __future__ import annotations
 import math
 import resource
 import sys
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 
 from scmf.train.console import describe_seconds
 from scmf.train.engine import StepReport
+from scmf.train.phases import PHASES, Clock
+from scmf.train.utilisation import Meter
 
 
-@dataclass
 class Interval:
-    """Sums since the last line of the log. Validation and saving are not part of it."""
+    """What was done since the last line of the log, and where the time went.
 
-    cells: int = 0
-    tokens: int = 0
-    data_wait: float = 0.0
-    since: float = field(default_factory=time.perf_counter)
+    Args:
+        clock: of this rank; the interval begins now.
+        meter: counts the FLOPs; None leaves the utilisation out.
+    """
 
-    def add(self, report: StepReport, *, data_wait: float) -> None:
-        """One step, and the seconds it had no data."""
-        self.cells += report.cells
-        self.tokens += report.loss.tokens
-        self.data_wait += data_wait
+    def __init__(self, clock: Clock, meter: Meter | None) -> None:
+        self._clock = clock
+        self._meter = meter
+        self._cells = self._tokens = self._kiloflops = 0
+        clock.begin()
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Leave the time of the block out."""
-        begun = time.perf_counter()
-        yield
-        self.since += time.perf_counter() - begun
+    def add(self, report: StepReport, *, kiloflops: int) -> None:
+        """One step, and the FLOPs of all replicas."""
+        self._cells += report.cells
+        self._tokens += report.loss.tokens
+        self._kiloflops += kiloflops
 
-    def rates(self) -> dict[str, float]:
-        """Per second of wall time, all ranks together; real tokens only."""
-        seconds = max(time.perf_counter() - self.since, 1e-9)
-        return {
-            "speed/cells_per_s": self.cells / seconds,
-            "speed/tokens_per_s": self.tokens / seconds,
-            "speed/data_wait": self.data_wait / seconds,
+    def numbers(self) -> dict[str, float]:
+        """Rates and times for metrics.jsonl; the next interval begins.
+
+        Rates are per second of wall time without validation and saving, all ranks together, real tokens only.
+        """
+        seconds = self._clock.take()
+        working = max(sum(seconds.values()) - seconds["validation"] - seconds["save"], 1e-9)
+        rates = {
+            "speed/cells_per_s": self._cells / working,
+            "speed/tokens_per_s": self._tokens / working,
+            "speed/data_wait": seconds["data_wait"] / working,
         }
-
-    def start_again(self) -> None:
-        """Begin the next interval."""
-        self.cells, self.tokens, self.data_wait, self.since = 0, 0, 0.0, time.perf_counter()
+        if self._meter is not None:
+            rates["speed/mfu"] = self._meter.share(self._kiloflops, working)
+        self._cells = self._tokens = self._kiloflops = 0
+        return rates | {f"time/{name}": spent for name, spent in seconds.items()}
 
 
 def step_line(step: int, total: int, numbers: Mapping[str, float], *, batch: int) -> list[str]:
@@ -69,12 +70,27 @@ def step_line(step: int, total: int, numbers: Mapping[str, float], *, batch: int
             f"lr {numbers['train/lr']:.1e}",
             f"{numbers['speed/cells_per_s']:.1f} cells/s",
             f"{numbers['speed/tokens_per_s'] / 1e3:.1f}k tok/s",
+            *([f"MFU {numbers['speed/mfu']:.1%}"] if "speed/mfu" in numbers else []),
             f"data wait {numbers['speed/data_wait']:.1%}",
             f"eta {describe_seconds(left)}",
         ]
     if "val/loss" in numbers:
         parts.append(f"val loss {numbers['val/loss']:.3f}")
     return parts
+
+
+def time_line(numbers: Mapping[str, float]) -> str | None:
+    """Where the interval's time went, largest part first; None where the numbers have no times.
+
+    Args:
+        numbers: of metrics.jsonl.
+    """
+    seconds = {name: numbers[f"time/{name}"] for name in PHASES if f"time/{name}" in numbers}
+    whole = sum(seconds.values())
+    if not whole:
+        return None
+    parts = sorted(((spent, name) for name, spent in seconds.items() if spent), reverse=True)
+    return f"  time  {whole:.2f} s: " + ", ".join(f"{name.replace('_', ' ')} {s / whole:.1%}" for s, name in parts)
 
 
 def peak_resident_bytes() -> int:

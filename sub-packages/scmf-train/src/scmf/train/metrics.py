@@ -5,10 +5,11 @@ Keys are listed in docs/metrics.md. `metrics.jsonl` is the record; everything el
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -61,7 +62,8 @@ class MetricsFile:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # what could not be written has been told by write
+            self._file.close()
 
 
 class TensorBoardMirror:
@@ -105,28 +107,63 @@ class Metrics:
     """All sinks as one; on ranks other than the first it has none.
 
     Args:
-        sinks: where numbers go.
+        record: metrics.jsonl; a run does not go on without it.
+        mirrors: show the same numbers elsewhere, by name. One that fails is told of once and left out.
+        warn: says a sentence to a person.
     """
 
-    def __init__(self, *sinks: MetricSink) -> None:
-        self._sinks = sinks
+    def __init__(
+        self,
+        record: MetricSink | None = None,
+        mirrors: Mapping[str, MetricSink] | None = None,
+        warn: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._record = record
+        self._mirrors = dict(mirrors or {})
+        self._warn = warn
 
     def write(self, step: int, numbers: Numbers) -> None:
-        """Record numbers of one step everywhere."""
-        for sink in self._sinks:
-            sink.write(step, numbers)
+        """Record numbers of one step everywhere.
+
+        Raises:
+            TrainingError: metrics.jsonl cannot be written.
+        """
+        self._each(lambda mirror: mirror.write(step, numbers))
+        if self._record is not None:
+            self._record.write(step, numbers)
 
     def rewind(self, step: int, keep: Path) -> None:
         """Move the numbers of later steps aside."""
-        for sink in self._sinks:
-            sink.rewind(step, keep)
+        self._each(lambda mirror: mirror.rewind(step, keep))
+        if self._record is not None:
+            self._record.rewind(step, keep)
+
+    def _each(self, action: Callable[[MetricSink], None]) -> None:
+        for name, mirror in list(self._mirrors.items()):
+            try:
+                action(mirror)
+            except Exception as error:  # a foreign library's: whatever it is, the run is not at fault
+                del self._mirrors[name]
+                said = str(error).partition("\n")[0] or "no reason given"
+                self._warn(f"{name} has failed ({type(error).__name__}: {said}): metrics go on without it")
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for sink in self._sinks:
-            sink.close()
+        self._each(lambda mirror: mirror.close())
+        if self._record is not None:
+            self._record.close()
+
+
+def append_line(path: Path, record: Mapping[str, Any]) -> None:
+    """Add one object to a .jsonl file.
+
+    Raises:
+        TrainingError: the disk is full, or gone.
+    """
+    with writing(path), path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
 
 
 def cut_after(path: Path, step: int, *, keep: Path | None = None) -> int:

@@ -164,7 +164,7 @@ def run(config: MainConfig, layout: Layout, *, resume: str | None) -> int:
         together(start.check_visible)
         console = stack.enter_context(together(lambda: _open(trainer, resolved)))
         start.take(trainer, console)
-        metrics = stack.enter_context(_metrics(trainer))
+        metrics = stack.enter_context(_metrics(trainer, console))
         if trainer.step >= resolved.max_steps:
             console.say(f"nothing to do: the run is at step {trainer.step:,} of {resolved.max_steps:,}")
             return 0
@@ -200,7 +200,7 @@ def _open(trainer: Trainer, resolved: Resolved) -> Console:
     facts = {"resolved": vars(resolved), "data": trainer.stream.fingerprint, "reading": reading, **_sizes(trainer)}
     directory.begin(to_yaml(trainer.config), start_record(**facts))
     trainer.checkpoints.remove_unfinished()
-    console = Console(directory.log, total=resolved.max_steps)
+    console = Console(directory.log, total=resolved.max_steps, verbosity=trainer.config.trainer.log.verbosity)
     for line in (*describe(trainer, resolved), *said):
         console.say(line)
     return console
@@ -248,18 +248,18 @@ def _sizes(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def _metrics(trainer: Trainer) -> Metrics:
+def _metrics(trainer: Trainer, console: Console) -> Metrics:
     """The sinks of the first rank; the others have none."""
     if not trainer.engine.layout.world.is_first:
         return together(Metrics)
-    return together(lambda: Metrics(*_sinks(trainer)))
+    return together(lambda: Metrics(MetricsFile(trainer.directory.metrics), _mirrors(trainer), console.warn))
 
 
-def _sinks(trainer: Trainer) -> list[MetricSink]:
-    sinks: list[MetricSink] = [MetricsFile(trainer.directory.metrics)]
+def _mirrors(trainer: Trainer) -> dict[str, MetricSink]:
+    mirrors: dict[str, MetricSink] = {}
     if trainer.config.trainer.log.tensorboard:
-        sinks.append(TensorBoardMirror(trainer.directory.tensorboard, first_step=trainer.step + 1))
-    return sinks
+        mirrors["TensorBoard"] = TensorBoardMirror(trainer.directory.tensorboard, first_step=trainer.step + 1)
+    return mirrors
 
 
 def _vocabulary_file(stream: StepStream) -> bytes:

@@ -39,7 +39,7 @@ class SaveReport:
 
     def __str__(self) -> str:
         if self.fault is not None:
-            return f"WARNING no checkpoint at step {self.step:,}: {self.fault.error.what}"
+            return f"no checkpoint at step {self.step:,}: {self.fault.error.what}"
         rate = self.bytes / max(self.seconds, 1e-9)
         return (
             f"saved {self.path.name}: {self.bytes / 1e6:,.1f} MB in {self.seconds:.2f} s ({rate / 1e6:,.0f} MB/s), "

@@ -43,7 +43,7 @@ class Start:
     def take(self, trainer: Trainer, console: Console) -> None:
         """Bring a trainer to this start; collective."""
         for fault in self.passed_over:
-            console.say(f"WARNING {fault.where} is damaged ({fault.what}): going back to the one before")
+            console.warn(f"{fault.where} is damaged ({fault.what}): going back to the one before")
         if self.resumed is not None:
             trainer.resume(self.resumed, console)
             return

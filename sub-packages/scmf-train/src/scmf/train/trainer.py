@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 
 from scmf.core.batch import ReplacedCell, StepBatch
-from scmf.core.errors import CheckpointError, TrainingError
+from scmf.core.errors import CheckpointError, ScmfError, TrainingError
 from scmf.data.lookahead import LookAhead
 from scmf.data.step_stream import StepStream
 from scmf.train import checkpoint
@@ -21,13 +22,15 @@ from scmf.train.console import Console
 from scmf.train.engine import Engine, StepReport
 from scmf.train.faults import Tally, must_roll_back, refuse_bad_cells
 from scmf.train.identity import model_identity, optimizer_identity
-from scmf.train.interval import Interval, peak_resident_bytes, perplexity, step_line
-from scmf.train.metrics import Metrics, cut_after
+from scmf.train.interval import Interval, peak_resident_bytes, perplexity, step_line, time_line
+from scmf.train.loss_average import LossAverage
+from scmf.train.metrics import Metrics, append_line, cut_after
 from scmf.train.run_directory import RunDirectory, versions, writing
 from scmf.train.saver import Saver, SaveReport
 from scmf.train.seen_cells import SeenRecord
 from scmf.train.signals import StopSignals
 from scmf.train.stalls import Stalls, watches_validation
+from scmf.train.utilisation import Meter
 from scmf.train.watchdog import Watchdog
 
 
@@ -68,6 +71,11 @@ class Trainer:
         self.stalls = Stalls()
         self._failed_saves: list[SaveReport] = []
         """Saves in a row that failed."""
+        self.loss_average = LossAverage()
+        self.meter: Meter | None = None
+        """Counts FLOPs, where the devices' peak is known."""
+        self._record_fault: ScmfError | None = None
+        """Why metrics.jsonl or another record cannot be written any more: the run saves and stops."""
         self._first = world.is_first
         self._seen = SeenRecord(stream, first=self._first)
         groups = engine.layout.groups
@@ -88,6 +96,7 @@ class Trainer:
                 if going and not self.over:
                     self._roll_back(metrics, console)
             self._leave_saved(console)
+            stop_on(first_fault(self._record_fault))
         return going
 
     @property
@@ -102,16 +111,17 @@ class Trainer:
 
     def _train(self, batches: LookAhead, metrics: Metrics, console: Console) -> bool:
         """Steps up to the last one, or to one that asks for a rollback; False where a signal asks to end."""
-        faults, interval = self.config.trainer.on_fault, Interval()
+        faults, interval = self.config.trainer.on_fault, Interval(self.engine.clock, self.meter)
         while not self.over:
-            batch = self._next(batches, console)
+            batch, kiloflops = self._next(batches, console)
             if batch is None:
                 return False
             report = self.engine.train_step(batch, step=self.step, reductions=self.stalls.reductions)
             self.step += 1
             self.cells_seen += batch.cells
             self.tally = self.tally.after_step(good=report.grad_norm is not None or report.overflow)
-            interval.add(report, data_wait=batches.last_wait)
+            self.loss_average = self.loss_average.after(report.loss.mean, decay=self.config.trainer.log.loss_decay)
+            interval.add(report, kiloflops=kiloflops)
             self._seen.note(batch.cell_ids)
             self._record_cells(batch.cell_ids.tolist())
             console.at(self.step)
@@ -121,31 +131,44 @@ class Trainer:
             self._hear_of_save(self.saver.finished(), console)
         return True
 
-    def _next(self, batches: LookAhead, console: Console) -> StepBatch | None:
-        """The next batch, when all ranks have one; None where any was asked to end.
+    def _next(self, batches: LookAhead, console: Console) -> tuple[StepBatch | None, int]:
+        """The next batch, when all ranks have one, and its kiloflops over all replicas; None where the run has to end.
 
         Raises:
             ScmfError: some rank has no data, or cannot save any more; on one rank.
         """
         self.watchdog.beat(f"step {self.step + 1:,}")
-        batch, error = attempt(lambda: next(batches))
+        with self.engine.clock.phase("data_wait"):
+            batch, error = attempt(lambda: next(batches))
         error = error or self._save_fault()
         bad = batch.replaced if batch is not None and self._leads_replica else ()
-        heard = self.council.hear(
-            Standing(stop=int(self.signals.received is not None), failed=int(error is not None), bad_cells=len(bad))
-        )
+        heard = self._hear(batch, failed=error is not None, bad_cells=len(bad))
         if heard.failed:
             stop_on(first_fault(error))
         if heard.stop:
-            return None
-        return self._with_stand_ins(batch, bad, console) if heard.bad_cells and batch is not None else batch
+            return None, 0
+        if heard.bad_cells and batch is not None:
+            batch = self._with_stand_ins(batch, bad, console)
+        return batch, heard.kiloflops
+
+    def _hear(self, batch: StepBatch | None, *, failed: bool, bad_cells: int) -> Standing:
+        """How all ranks stand before a step; collective."""
+        counts = self.meter is not None and batch is not None and self._leads_replica
+        mine = Standing(
+            stop=int(self.signals.received is not None or self._record_fault is not None),
+            failed=int(failed),
+            bad_cells=bad_cells,
+            kiloflops=self.meter.kiloflops(batch) if counts else 0,  # type: ignore[union-attr, arg-type]
+        )
+        with self.engine.clock.phase("communication") if self.engine.layout.world.size > 1 else nullcontext():
+            return self.council.hear(mine)
 
     def _with_stand_ins(self, batch: StepBatch, mine: tuple[ReplacedCell, ...], console: Console) -> StepBatch:
         """The batch with the ids of the cells that all replicas really have, after counting those they lack."""
         replaced = [cell for cells in self.council.gather(mine) for cell in cells]
         self.tally = self.tally.with_bad_cells(len(replaced))
         for cell in replaced:
-            console.say(f"WARNING step {self.step + 1:,}: {cell}")
+            console.warn(f"step {self.step + 1:,}: {cell}")
         _, error = attempt(lambda: refuse_bad_cells(self.tally, self.config.trainer.on_fault, step=self.step + 1))
         stop_on(None if error is None else RankFault(0, error))
         instead = {cell.cell_id: cell.instead for cell in replaced}
@@ -168,21 +191,25 @@ class Trainer:
 
     def _tell(self, report: StepReport, interval: Interval, metrics: Metrics, console: Console) -> None:
         """Everything that is due after a step: numbers, validation, lines, a checkpoint."""
-        numbers: dict[str, float] = {}
-        if self._due(self.config.trainer.log.every) or report.grad_norm is None:
-            numbers |= self._numbers(report, interval)
-            interval.start_again()
-        with interval.paused():
-            numbers |= self._heard(self._validate(), console)
+        with self.engine.clock.phase("validation"):
+            found = self._heard(self._validate(), console)
+        due = self._due(self.config.trainer.log.every) or report.grad_norm is None
+        numbers = (self._numbers(report, interval) if due else {}) | found
         if numbers:
-            metrics.write(self.step, numbers)
+            self._record(lambda: metrics.write(self.step, numbers))
             batch = self.config.data.global_batch_size
             parts = step_line(self.step, self.engine.max_steps, numbers, batch=batch)
             console.say("  ".join(parts))
+            console.say(time_line(numbers), level=2)
             console.at(self.step, parts[1])
         if self._due(self.config.trainer.checkpoint.every) or self.stopped_early:
-            with interval.paused():
+            with self.engine.clock.phase("save"):
                 self._save(console, numbers.get("val/loss"))
+
+    def _record(self, write: Callable[[], None]) -> None:
+        """Write a part of the run's record; where that fails, the run saves and stops before its next step."""
+        _, fault = attempt(write)
+        self._record_fault = self._record_fault or fault
 
     def _numbers(self, report: StepReport, interval: Interval) -> dict[str, float]:
         loss = report.loss.mean
@@ -190,11 +217,12 @@ class Trainer:
             "epoch": self.stream.epoch(self.cells_seen),
             "cells_seen": self.cells_seen,
             "train/loss": loss,
+            "train/loss_ema": self.loss_average.mean,
             "train/perplexity": perplexity(loss),
             "train/grad_norm": math.nan if report.grad_norm is None else report.grad_norm,
             "train/lr": report.lr,
             **self.tally.numbers(),
-            **interval.rates(),
+            **interval.numbers(),
             "memory/peak_bytes": peak_resident_bytes(),
         }
 
@@ -226,8 +254,8 @@ class Trainer:
 
     def _record_cells(self, cell_ids: list[int]) -> None:
         if self.config.trainer.log.cell_ids and self._first:
-            with writing(self.directory.cells), self.directory.cells.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": self.step, "cell_ids": cell_ids}) + "\n")
+            line = {"step": self.step, "cell_ids": cell_ids}
+            self._record(lambda: append_line(self.directory.cells, line))
 
     def progress(self, val_loss: float | None = None) -> Progress:
         """Where this run stands, and what it is."""
@@ -245,6 +273,7 @@ class Trainer:
             versions=versions(),
             faults=self.tally,
             stalls=self.stalls,
+            loss_average=self.loss_average,
             optimizer=optimizer_identity(self.config.trainer),
         )
 
@@ -258,11 +287,10 @@ class Trainer:
     def _hear_of_save(self, report: SaveReport | None, console: Console) -> None:
         if report is None:
             return
-        console.say(str(report))
+        console.say(str(report)) if report.fault is None else console.warn(str(report))
         self._failed_saves = [] if report.fault is None else [*self._failed_saves, report]
         if self._first:
-            with writing(self.directory.saves), self.directory.saves.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(report.numbers()) + "\n")
+            self._record(lambda: append_line(self.directory.saves, report.numbers()))
 
     def _save_fault(self) -> TrainingError | CheckpointError | None:
         """Why the run cannot go on without checkpoints; None while it can."""
@@ -299,7 +327,7 @@ class Trainer:
     def _take(self, folder: Path, progress: Progress) -> None:
         self.engine.load(folder)
         self.step, self.cells_seen, self.tally = progress.step, progress.cells_seen, progress.faults
-        self.stalls = progress.stalls
+        self.stalls, self.loss_average = progress.stalls, progress.loss_average
         self._seen.take(folder, cells_seen=self.cells_seen)
         if folder.resolve().parent == self.checkpoints.path.resolve():
             self.saver.saved_step = progress.step
@@ -319,8 +347,8 @@ class Trainer:
         failed_at = self.step
         self._take(folder, progress)
         start, stop = progress.faults.skipped_cells[-1]
-        console.say(
-            f"WARNING rolled back from step {failed_at:,} to step {self.step:,}: loss or gradient was not finite "
+        console.warn(
+            f"rolled back from step {failed_at:,} to step {self.step:,}: loss or gradient was not finite "
             f"{self.config.trainer.on_fault.bad_steps} steps in a row; going on past cells {start:,} to {stop:,}"
         )
 
