@@ -92,7 +92,7 @@ def last_step(run_directory: Path) -> int:
 
 def curve(run_directory: Path) -> list[dict[str, Any]]:
     """metrics.jsonl without what a clock or a memory meter says."""
-    timed = ("speed/", "memory/")
+    timed = ("speed/", "memory/", "time/")
     return [
         {k: v for k, v in line.items() if not k.startswith(timed)} for line in lines(run_directory / "metrics.jsonl")
     ]
