@@ -10,8 +10,9 @@ from scipy.sparse import csr_matrix
 from scmf.core.batch import Microbatch
 from scmf.core.errors import ConfigError, StoreError
 from scmf.data.joined import JoinedStore
-from scmf.data.labels import ClassColumn, NumberColumn, describe_labels, read_labels, with_cell_targets
+from scmf.data.labels import describe_labels, read_labels, with_cell_targets
 from scmf.data.memory_source import write_store
+from scmf.data.objective import ClassColumn, NumberColumn
 from scmf.data.split import RunSet, split_cells
 
 N = 400

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
 from scmf.core.batch import Microbatch
+from scmf.data.labels import Labels, with_cell_targets
 from scmf.data.masks import Corruption, choose_targets, corrupt, seeds_of, word_of
 from scmf.data.packing import Layout
 from scmf.data.rank import Tokens
@@ -19,6 +22,8 @@ LongArray = npt.NDArray[np.int64]
 KeyArray = npt.NDArray[np.uint64]
 
 _jit = numba.njit(nogil=True, cache=True, error_model="numpy")
+_NO_GENE: Final = 2**31 - 1
+"""Above every token id: a first gene that leaves no gene to be chosen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +33,10 @@ class Collator:
     vocabulary: Vocabulary
     seq_length: int
     """No segment, of padding neither, is longer."""
-    corruption: Corruption
+    corruption: Corruption | None
+    """None leaves the cells as they are, without targets among their tokens."""
+    labels: Mapping[str, Labels] = field(default_factory=dict)
+    """Targets of whole cells, by the objective's name."""
 
     def collate(self, tokens: Tokens, *, cell_ids: LongArray, keys: KeyArray, layout: Layout) -> tuple[Microbatch, ...]:
         """Make the microbatches of a layout.
@@ -51,17 +59,17 @@ class Collator:
         n_positions: int,
         places: tuple[LongArray, LongArray],
     ) -> Microbatch:
-        vocabulary, corruption = self.vocabulary, self.corruption
-        n_genes = len(vocabulary.gene_ids)
+        vocabulary, corruption = self.vocabulary, self.corruption or Corruption(1.0, 0.0, 0.0)
+        first_gene = _NO_GENE if self.corruption is None else vocabulary.first_gene
         fields = lay_microbatch(
             (tokens.ids, tokens.offsets),
             cells,
             places,
             (n_positions, self.seq_length),
-            (vocabulary.pad, vocabulary.mask, vocabulary.first_gene, n_genes),
+            (vocabulary.pad, vocabulary.mask, first_gene, len(vocabulary.gene_ids)),
             (corruption.threshold, corruption.mask, corruption.random),
         )
-        return Microbatch(*fields)
+        return with_cell_targets(Microbatch(*fields), self.labels, starts=places[1])
 
 
 @_jit

@@ -14,13 +14,13 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import xxhash
 from pandas.api.types import is_numeric_dtype
 
 from scmf.core.batch import CellTargets, Microbatch
 from scmf.core.config_fault import nearest
 from scmf.core.errors import ConfigError, StoreError
 from scmf.core.text import counted
+from scmf.data.objective import ClassColumn, LabelColumn, NumberColumn
 from scmf.data.obs import read_obs_column
 from scmf.data.split import CellSet, refuse_continuous
 from scmf.data.store import CellStore, Part
@@ -33,40 +33,6 @@ MOST_CLASSES: Final = 10_000
 """A column with more different values is one of names, not of classes. CELLxGENE's cell types: about 1,000."""
 _SHOWN: Final = 8
 _CHUNK: Final = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class ClassColumn:
-    """A column of obs whose values are classes."""
-
-    column: str
-    classes: tuple[str, ...] | None = None
-    """Their names in the order of their numbers; None takes all that a training cell has, in alphabetical order."""
-
-    def __str__(self) -> str:
-        names = self.classes or ()
-        digest = xxhash.xxh3_64("\n".join(names).encode()).hexdigest()
-        shown = ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
-        return f"column {self.column}, {counted(len(names), 'class', 'classes')} ({shown}; {digest})"
-
-
-@dataclass(frozen=True, slots=True)
-class NumberColumn:
-    """A column of obs whose values are numbers."""
-
-    column: str
-    mean: float | None = None
-    """Subtracted from every value; None takes the mean of the training cells that have one."""
-    sd: float | None = None
-    """Divides every value; None takes their standard deviation (of the population, not of a sample)."""
-
-    def __str__(self) -> str:
-        return f"column {self.column}, mean {self.mean!r}, sd {self.sd!r}"
-
-
-LabelColumn = ClassColumn | NumberColumn
-LabelColumns = Mapping[str, LabelColumn]
-"""Columns by the name of the objective that they are the targets of."""
 
 
 class Labels(Protocol):
@@ -119,7 +85,7 @@ class NumberLabels:
         return has_number, values[has_number]
 
 
-def read_labels(store: CellStore, train: CellSet, columns: LabelColumns) -> dict[str, Labels]:
+def read_labels(store: CellStore, train: CellSet, columns: Mapping[str, LabelColumn]) -> dict[str, Labels]:
     """Read the targets of every objective, 4 bytes a cell each.
 
     Args:

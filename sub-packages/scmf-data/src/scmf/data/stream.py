@@ -6,6 +6,7 @@ how many cells the run has seen. Replicas see the same cells in the same order a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -22,8 +23,9 @@ from scmf.data.config_order import BlockOrderConfig
 from scmf.data.curriculum import CurriculumDrawing, curriculum_drawing
 from scmf.data.drawing import BlockDrawing, Drawing, RandomDrawing, in_id_order
 from scmf.data.gradual import GradualDrawing
+from scmf.data.labels import Labels, describe_labels, read_labels
 from scmf.data.masks import Corruption
-from scmf.data.objective import Objective, describe_objective
+from scmf.data.objective import LabelColumn, Labelled, Objective, describe_objective
 from scmf.data.order import permute
 from scmf.data.packing import (
     Layout,
@@ -69,7 +71,7 @@ class CellStream:
         Args:
             store: the cells.
             config: the `data` section.
-            objective: the corruption of a masked language model.
+            objective: the corruption of a masked language model, labels of whole cells, or both.
             seed: the run's; decides split, order and masks.
             replica: the share that this stream prepares.
             align: positions of every microbatch are a multiple of this.
@@ -77,9 +79,9 @@ class CellStream:
         Raises:
             ConfigError: the split leaves nothing to train on, or the objective is not for cells.
             VocabularyError: no such vocabulary, or it knows no gene of the store.
-            StoreError: obs lacks the column to split by.
+            StoreError: obs lacks the column to split by, or one of labels.
         """
-        corruption = _corruption(objective)
+        corruption, columns = _parts_of(objective)
         tokenizer = require(config.tokenizer, RankTokenizerConfig, key="data.tokenizer")
         self.store = store
         self.config = config
@@ -92,7 +94,10 @@ class CellStream:
         refuse_other_rank_order(store, self.vocabulary)
         self.splits = _split(store, config.split, seed=seed)
         self.drawing: Drawing = make_drawing(store, self.splits.train, config, seed=seed)
-        self._collator = Collator(self.vocabulary, seq_length, corruption)
+        self.labels: dict[str, Labels] = read_labels(store, self.splits.train, columns)
+        """Targets of whole cells, by the objective's name."""
+        self._collator = Collator(self.vocabulary, seq_length, corruption, self.labels)
+        self._objective = objective
         self._stand_ins = StandIns(seed)
         expect_random_access(store)
 
@@ -127,7 +132,8 @@ class CellStream:
             else f"named {split.name}: {describe_named(self.store, split.name)}",
             "order": str(self.config.order.model_dump(mode="json")),
             **self._paced_fingerprint(),
-            "corruption": describe_objective(self._collator.corruption),
+            "corruption": describe_objective(self._objective),
+            **describe_labels(self.labels),
             "seed": str(self.seed),
         }
 
@@ -289,10 +295,12 @@ def _split(store: CellStore, split: SplitConfig, *, seed: int) -> Splits:
     return split_cells(store, by=split.by, validation=split.validation, test=split.test, seed=seed)
 
 
-def _corruption(objective: Objective) -> Corruption:
-    """The corruption of a masked language model, which is the only objective of ranked cells."""
+def _parts_of(objective: Objective) -> tuple[Corruption | None, Mapping[str, LabelColumn]]:
+    """What is hidden of ranked cells, and which columns are labels."""
     if isinstance(objective, Corruption):
-        return objective
+        return objective, {}
+    if isinstance(objective, Labelled):
+        return objective.corruption, objective.columns
     raise ConfigError(
         "the next token is predicted in text and other sequences; data.kind=cells has masked language models",
         where="model.task",

@@ -39,6 +39,7 @@ def report_cells(stream: CellStream) -> tuple[list[str], dict[str, Any]]:
     lines.append(f"order  {_words(config.order.model_dump(mode='json'))}; sampling {_words(sampling)}")
     lines += _curriculum(stream)
     lines += [f"       {quality}" for quality in qualities]
+    lines += [f"label  {note}" for labels in stream.labels.values() for note in labels.notes]
     if len(stream.store) > MOST_CELLS:
         lines.append("       quality not measured above 5 million cells; see scmf-store shuffle-quality")
     facts = {
