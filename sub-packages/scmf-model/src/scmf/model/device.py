@@ -39,6 +39,12 @@ def peak_memory(device: torch.device) -> int:
     return int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else 0  # noqa: TID251
 
 
+def wait_for(device: torch.device) -> None:
+    """Wait until everything that was asked of a GPU is done; a CPU has done it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)  # noqa: TID251
+
+
 def release_memory(device: torch.device) -> None:
     """Hand back what tensors that are gone have held."""
     gc.collect()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from scmf.model.spec import choose_kernels
 from scmf.model.transformer import VocabularyShape
 from scmf.model.transformer_config import Precision
 from scmf.train.agreement import on_first, together
+from scmf.train.alignment import align_of
 from scmf.train.capability import refuse_precision, this_machine
 from scmf.train.config import MainConfig, with_steps
 from scmf.train.console import Console
@@ -33,9 +33,6 @@ from scmf.train.signals import REQUEUE
 from scmf.train.stalls import refuse_without_validation
 from scmf.train.start import claim
 from scmf.train.trainer import Trainer
-
-ALIGN = 128
-"""Positions of a microbatch are a multiple of this: what fp8 block scaling asks for, and 128 is cheap to pad to."""
 
 
 @dataclass(frozen=True)
@@ -63,17 +60,9 @@ def open_cells(config: MainConfig, layout: Layout) -> StepStream:
         objective=objective_of(config.model.task),
         seed=config.trainer.seed,
         replica=Replica(number=layout.replica, of=layout.replicas),
-        align=align_of(config, layout),
+        align=align_of(config),
     )
     return stream
-
-
-def align_of(config: MainConfig, layout: Layout) -> int:
-    """Positions of a microbatch are a multiple of this."""
-    model = layout.model
-    # Under sequence parallelism fp8 sees a tensor rank's share of the positions.
-    share = model.tensor if model.sequence and config.trainer.precision == "fp8" else 1
-    return math.lcm(ALIGN * share, model.tensor)
 
 
 def resolve(config: MainConfig, layout: Layout, max_steps: int) -> Resolved:
@@ -138,7 +127,7 @@ def fit_memory(config: MainConfig, engine: Engine) -> DataConfig:
     if wanted is False or (wanted == "auto" and hopeless):
         return config.data
     masked = predicted_share(objective_of(config.model.task))
-    return fit_microbatch(config.data, engine, masked=masked, align=align_of(config, layout))
+    return fit_microbatch(config.data, engine, masked=masked, align=align_of(config))
 
 
 def run(config: MainConfig, layout: Layout, *, resume: str | None) -> int:

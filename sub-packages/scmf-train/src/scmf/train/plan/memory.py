@@ -185,8 +185,8 @@ def kept_bytes(place: Place) -> int:
     return layer_bytes(place) - saved
 
 
-def activation_bytes(place: Place, shape: Shape, *, rank: int, microbatches: float) -> int:
-    """Bytes of activations at the peak on a device of one pipeline rank.
+def saved_bytes(place: Place, shape: Shape, *, rank: int, microbatches: float) -> int:
+    """Bytes of what forward passes have kept for backward passes that are still to come, logits not counted.
 
     Args:
         place: sizes and layout.
@@ -197,12 +197,15 @@ def activation_bytes(place: Place, shape: Shape, *, rank: int, microbatches: flo
     pipeline, turns = place.parallel.pipeline, place.parallel.interleave
     passes = pipeline - rank if turns == 1 else 2 * (pipeline - rank - 1) + (turns - 1) * pipeline + 1
     in_flight = min(passes, max(1.0, microbatches) * turns) / turns
-    layers = place.model.layers // pipeline
-    kept = int(in_flight * layers * kept_bytes(place) * shape.positions)
+    kept = int(in_flight * (place.model.layers // pipeline) * kept_bytes(place))
+    return (kept + _end_bytes(place, rank=rank)) * shape.positions
+
+
+def activation_bytes(place: Place, shape: Shape, *, rank: int, microbatches: float) -> int:
+    """Bytes of activations at the peak; arguments as `saved_bytes`."""
     # One layer is computed again, or has its gradients beside its activations.
     again = layer_bytes(place) * shape.positions if place.parallel.recompute != "none" else 0
-    ends = _end_bytes(place, rank=rank) * shape.positions
-    return kept + again + ends + working_bytes(place, shape)
+    return saved_bytes(place, shape, rank=rank, microbatches=microbatches) + again + working_bytes(place, shape)
 
 
 def _end_bytes(place: Place, *, rank: int) -> int:
