@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NoReturn
 
 from scmf.core.errors import ConfigError
+from scmf.core.text import brief
 
 _ALIKE: Final = 0.6
 """Share of equal letters from which one word is taken for a misspelling of another; difflib's own default."""
@@ -55,6 +56,7 @@ class Parser(argparse.ArgumentParser):
         """
         parser = _deepest(self)
         swaps = _misspelt_flags(parser) or _misspelt_choice(message)
+        message = brief(message)
         if not swaps:
             raise ConfigError(message, where="command line", fix=f"{parser.prog} --help")
         meant = "; ".join(f"{wrong}: did you mean {right}?" for wrong, right in swaps.items())

@@ -13,7 +13,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from scmf.core.config_kind import entry_class, section_class
-from scmf.core.errors import ConfigError
+from scmf.core.errors import ConfigError, legible
+from scmf.core.text import brief
 
 Path = tuple[str | int, ...]
 
@@ -97,10 +98,10 @@ def config_error(faults: Sequence[Fault], *, source: str, origins: Mapping[Path,
     """
     places = [_place(fault, origins or {}) for fault in faults]
     if len(faults) == 1:
-        place = ", ".join(part for part in (source, places[0], faults[0].key) if part)
-        return ConfigError(faults[0].what, where=place, fix=faults[0].fix)
+        place = ", ".join(part for part in (source, places[0], brief(faults[0].key)) if part)
+        return ConfigError(brief(faults[0].what), where=place, fix=faults[0].fix)
     lines = [
-        f"  {number}. {fault.what}{f' ({place})' if place else ''}: {fault.fix}"
+        f"  {number}. {legible(brief(fault.what))}{f' ({place})' if place else ''}: {legible(fault.fix)}"
         for number, (fault, place) in enumerate(zip(faults, places, strict=True), start=1)
     ]
     what = f"{len(faults)} faults in the configuration\n" + "\n".join(lines)
@@ -211,7 +212,7 @@ def _advice(details: ErrorDetails, found: Sequence[ErrorDetails]) -> str:
 def _is_plain(text: str) -> bool:
     try:
         return isinstance(json.loads(text), int | float)
-    except ValueError:
+    except (ValueError, RecursionError):  # text of a thousand brackets is no number either
         return False
 
 

@@ -7,8 +7,9 @@ from copy import deepcopy
 from typing import Any
 
 from scmf.core.config_fault import show
-from scmf.core.config_read import Document, parse_yaml
+from scmf.core.config_read import MAX_DEPTH, Document, parse_yaml
 from scmf.core.errors import ConfigError
+from scmf.core.text import brief
 
 
 def override(document: Document, assignments: Sequence[str]) -> Document:
@@ -29,7 +30,7 @@ def override(document: Document, assignments: Sequence[str]) -> Document:
         for old in [old for old in origins if old[: len(path)] == path]:
             del origins[old]
         for part in (*begun, path):
-            origins[part] = f"override {assignment}"
+            origins[part] = f"override {brief(assignment)}"
     return Document(values, document.source, origins)
 
 
@@ -39,17 +40,23 @@ def parse_assignment(assignment: str) -> tuple[tuple[str, ...], Any]:
     path = tuple(key.split("."))
     if not equals or not all(part and part == part.strip() for part in path):
         raise ConfigError(
-            f"{assignment} is no override",
+            f"{brief(assignment)} is no override",
             where="command line",
+            fix="write dotted.key=value, for example trainer.optimizer.lr=3e-4",
+        )
+    if len(path) > MAX_DEPTH:
+        raise ConfigError(
+            f"a key of {len(path)} parts, and no section is nested deeper than {MAX_DEPTH} levels",
+            where=f"command line, {brief(assignment)}",
             fix="write dotted.key=value, for example trainer.optimizer.lr=3e-4",
         )
     if not text.strip():
         raise ConfigError(
-            f"{key} is given no value",
+            f"{brief(key)} is given no value",
             where="command line",
-            fix=f"write {key}=null for nothing, {key}='\"\"' for empty text",
+            fix=f"write {brief(key)}=null for nothing, {brief(key)}='\"\"' for empty text",
         )
-    return path, parse_yaml(f"value: {text}", f"command line, {assignment}").values["value"]
+    return path, parse_yaml(f"value: {text}", f"command line, {brief(assignment)}").values["value"]
 
 
 def _set(values: dict[str, Any], path: tuple[str, ...], value: object, *, assignment: str) -> list[tuple[str, ...]]:
@@ -63,10 +70,10 @@ def _set(values: dict[str, Any], path: tuple[str, ...], value: object, *, assign
             inner = here[part] = {}
             begun.append(path[:depth])
         if not isinstance(inner, dict):
-            key = ".".join(path[:depth])
+            key = brief(".".join(path[:depth]))
             raise ConfigError(
-                f"{key} is {show(inner)}, so it has no key {path[depth]}",
-                where=f"command line, {assignment}",
+                f"{key} is {show(inner)}, so it has no key {brief(path[depth])}",
+                where=f"command line, {brief(assignment)}",
                 fix=f"give the whole value: {key}=...",
             )
         here = inner

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,6 +17,7 @@ import yaml
 
 from scmf.core.config_fault import Path as KeyPath
 from scmf.core.errors import ConfigError
+from scmf.core.text import brief
 
 MAX_BYTES = 1_000_000
 """A configuration has a few kilobytes; whatever is larger is another file."""
@@ -91,15 +92,16 @@ def read_document(path: str | Path) -> Document:
     parsers: dict[str, Callable[[str, str], Document]] = {
         ".yaml": parse_yaml, ".yml": parse_yaml, ".json": parse_json,
     }  # fmt: skip
-    source = str(path)
+    source = str(Path(path))
     suffix = Path(path).suffix.lower()
-    if suffix not in parsers:
+    if suffix not in parsers and not Path(path).is_dir():
         raise ConfigError(
             f'a configuration is YAML or JSON, and its name says which; "{suffix}" says neither',
             where=source,
             fix="rename it to .yaml, .yml or .json",
         )
-    return parsers[suffix](_text(Path(path)), source)
+    text = _text(Path(path))
+    return parsers[suffix](text, source)
 
 
 def parse_yaml(text: str, source: str) -> Document:
@@ -131,10 +133,27 @@ def parse_json(text: str, source: str) -> Document:
     except json.JSONDecodeError as error:
         _refuse(error.msg, source, line=error.lineno)
     except RecursionError:
-        _refuse(f"nested deeper than {MAX_DEPTH} levels", source, line=None)
+        values = None
+        deep = True
     except ValueError as error:
         _refuse(str(error), source, line=None)
+    else:
+        deep = _depth(values) > MAX_DEPTH
+    if deep:
+        _refuse(f"nested deeper than {MAX_DEPTH} levels", source, line=None)
     return _document(values, source, {})
+
+
+def _depth(values: object) -> int:
+    """Levels of a document; pydantic and PyYAML end in errors of their own some hundreds of levels down."""
+    depth, level = 0, [values]
+    while level := [inner for one in level for inner in _inner(one)]:
+        depth += 1
+    return depth
+
+
+def _inner(value: object) -> Iterable[object]:
+    return value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
 
 
 def _text(path: Path) -> str:
@@ -200,7 +219,29 @@ def _document(values: object, source: str, origins: dict[KeyPath, str]) -> Docum
             where=source,
             fix="start from a recipe: scmf-recipe --recipe 10m-pretrain --dest cfg.yaml",
         )
+    half = next((path for path in _half_characters(values)), None)
+    if half is not None:
+        place = ", ".join([source, *filter(None, [origins.get(half)]), brief(".".join(map(str, half)))])
+        raise ConfigError(
+            "text holds half a character (a lone surrogate), which no encoding can write",
+            where=place,
+            fix="write the character itself, or both halves of its \\u escape",
+        )
     return Document(values, source, origins)
+
+
+def _half_characters(value: object, path: KeyPath = ()) -> Iterator[KeyPath]:
+    """Places of text that UTF-8 cannot carry. YAML refuses it by itself, except in an escape; JSON never does."""
+    if isinstance(value, str):
+        if any("\ud800" <= c <= "\udfff" for c in value):
+            yield path
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _half_characters(key, (*path, key))
+            yield from _half_characters(inner, (*path, key))
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from _half_characters(inner, (*path, number))
 
 
 def _refuse(problem: str, source: str, *, line: int | None) -> NoReturn:

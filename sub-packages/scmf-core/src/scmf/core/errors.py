@@ -14,6 +14,8 @@ from typing import Final, NoReturn
 
 _ASIDE: Final = re.compile(r"^\.(.+?)(?:\.\d+)?\.(?:partial|unfinished|new|arriving|replaced|\d+)$")
 """Names under which the packages write what is not whole yet."""
+_ITEM: Final = re.compile(r"\n(?=  \d+\. )")
+"""Where a list of faults goes on: the only line breaks that a `what` may have."""
 
 
 class ScmfError(Exception):
@@ -32,7 +34,8 @@ class ScmfError(Exception):
         self.fix = fix
 
     def __str__(self) -> str:
-        return f"{self.what}\n  where: {self.where}\n  fix:   {self.fix}"
+        what = "\n".join(map(legible, _ITEM.split(self.what)))
+        return f"{what}\n  where: {legible(self.where)}\n  fix:   {legible(self.fix)}"
 
     def __reduce__(self) -> tuple[Callable[..., ScmfError], tuple[object, ...]]:
         # Keyword-only arguments do not survive the default pickling between processes.
@@ -65,6 +68,11 @@ class MachineError(ScmfError):
 
 class TrainingError(ScmfError):
     """A run that cannot go on: losses that stay non-finite, a rank that is gone."""
+
+
+def legible(text: str) -> str:
+    """Text on one line that a terminal shows and does not obey: line breaks and control characters as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _rebuild(kind: type[ScmfError], what: str, where: str, fix: str) -> ScmfError:
@@ -134,6 +142,6 @@ def describe_os_error(error: OSError) -> ScmfError:
 def _report(error: ScmfError, *, debug: bool) -> int:
     if debug:
         traceback.print_exc()
-    first, *rest = str(error).splitlines()
+    first, *rest = str(error).split("\n")
     sys.stderr.write(f"error: {first}\n" + "".join(f"{line}\n" for line in rest))
     return 1
