@@ -55,13 +55,22 @@ def train_command(argv: Sequence[str]) -> int:
     die_with_launcher()
     _refuse_data(Path(options.config))
     config = load_config(
-        options.config, options.overrides, data_cls=options.data_config_cls, model_cls=options.model_config_cls
+        options.config,
+        [*options.overrides, *_verbosity(options)],
+        data_cls=options.data_config_cls,
+        model_cls=options.model_config_cls,
     )
     _refuse_missing_store(config)
     ranks = _ranks_to_start(config)
     if ranks > 1:
         return run_ranks(ranks, argv)
     return _run_rank(config, options)
+
+
+def _verbosity(options: argparse.Namespace) -> list[str]:
+    """The override that -q or -v stands for."""
+    level = 0 if options.quiet else 2 if options.verbose else None
+    return [] if level is None else [f"trainer.log.verbosity={level}"]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -83,6 +92,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="build everything, run two steps, print sizes and speed; write nothing"
+    )
+    loud = parser.add_mutually_exclusive_group()
+    loud.add_argument(
+        "-q", "--quiet", action="store_true", help="show warnings, errors and the end (trainer.log.verbosity=0)"
+    )
+    loud.add_argument(
+        "-v", "--verbose", action="store_true", help="show details too: where the time goes (trainer.log.verbosity=2)"
     )
     parser.add_argument("--data-config-cls", metavar="CLASS", help="dotted path of the class of the data section")
     parser.add_argument("--model-config-cls", metavar="CLASS", help="dotted path of the class of the model section")

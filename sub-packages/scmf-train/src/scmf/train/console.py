@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import threading
 import time
 import traceback
 import warnings
@@ -135,18 +136,26 @@ def _obituary(error: BaseException) -> str:
 
 @contextmanager
 def _heard_by(console: Console) -> Iterator[None]:
-    """Have a console say the warnings of Python and of libraries' loggers for the time of the block."""
+    """Have a console say warnings, what libraries log, and what ends a thread, for the time of the block."""
     handler = _Handler(console)
     logging.getLogger().addHandler(handler)
+    before = threading.excepthook
     with warnings.catch_warnings():  # gives showwarning back at its end
 
         def show(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object) -> None:
             console.warn(f"{category.__name__}: {message} ({filename}:{lineno})")
 
         warnings.showwarning = show  # type: ignore[assignment]  # its last two arguments are not looked at
+
+        def show_thread(fault: threading.ExceptHookArgs) -> None:
+            name = fault.thread.name if fault.thread else "a thread"
+            console.warn(f"{name} has failed: {fault.exc_type.__name__}: {fault.exc_value}")
+
+        threading.excepthook = show_thread
         try:
             yield
         finally:
+            threading.excepthook = before
             logging.getLogger().removeHandler(handler)
 
 

@@ -144,6 +144,8 @@ class Metrics:
                 action(mirror)
             except Exception as error:  # a foreign library's: whatever it is, the run is not at fault
                 del self._mirrors[name]
+                with contextlib.suppress(Exception):
+                    mirror.close()
                 said = str(error).partition("\n")[0] or "no reason given"
                 self._warn(f"{name} has failed ({type(error).__name__}: {said}): metrics go on without it")
 
@@ -154,16 +156,6 @@ class Metrics:
         self._each(lambda mirror: mirror.close())
         if self._record is not None:
             self._record.close()
-
-
-def append_line(path: Path, record: Mapping[str, Any]) -> None:
-    """Add one object to a .jsonl file.
-
-    Raises:
-        TrainingError: the disk is full, or gone.
-    """
-    with writing(path), path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
 
 
 def cut_after(path: Path, step: int, *, keep: Path | None = None) -> int:

@@ -28,11 +28,15 @@ from scmf.train.memory import describe_microbatch, fit_microbatch
 from scmf.train.metrics import Metrics, MetricsFile, MetricSink, TensorBoardMirror
 from scmf.train.objective import objective_of, predicted_share
 from scmf.train.optimizer import describe_optimizer
+from scmf.train.out_of_memory import refuse_memory_history, told_when_memory_runs_out
+from scmf.train.profiler import refuse_profile
 from scmf.train.run_directory import RunDirectory, start_record
 from scmf.train.signals import REQUEUE
 from scmf.train.stalls import refuse_without_validation
 from scmf.train.start import claim
 from scmf.train.trainer import Trainer
+from scmf.train.utilisation import find_meter
+from scmf.train.wandb_mirror import WandbMirror, refuse_without_wandb, run_id
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,8 @@ def resolve(config: MainConfig, layout: Layout, max_steps: int) -> Resolved:
     if precision == "auto":
         precision = "bf16" if device.type == "cuda" else "fp32"
     refuse_precision(precision, config.trainer.fp8.recipe, this_machine(device))
+    refuse_profile(config.trainer.profile, device)
+    refuse_memory_history(config.trainer.log.memory_history, device)
     return Resolved(
         precision=precision,
         kernels=choose_kernels(),
@@ -146,6 +152,7 @@ def run(config: MainConfig, layout: Layout, *, resume: str | None) -> int:
     """
     if resume is None:
         on_first(RunDirectory(Path(config.trainer.result_dir)).refuse_to_overwrite)  # before minutes of building
+    on_first(lambda: refuse_without_wandb(config.trainer.log.wandb))
     trainer, resolved = build_trainer(config, layout)
     by_epochs = config.trainer.max_epochs is not None
     with ExitStack() as stack:
@@ -155,22 +162,33 @@ def run(config: MainConfig, layout: Layout, *, resume: str | None) -> int:
         start.take(trainer, console)
         metrics = stack.enter_context(_metrics(trainer, console))
         if trainer.step >= resolved.max_steps:
-            console.say(f"nothing to do: the run is at step {trainer.step:,} of {resolved.max_steps:,}")
+            console.say(f"nothing to do: the run is at step {trainer.step:,} of {resolved.max_steps:,}", level=0)
             return 0
         if trainer.stopped_early:
             console.say(
                 f"nothing to do: trainer.early_stop has ended the run at step {trainer.step:,}; a larger "
-                "trainer.early_stop.patience, or null, goes on"
+                "trainer.early_stop.patience, or null, goes on",
+                level=0,
             )
             return 0
-        ended, folder = trainer.fit(metrics, console), trainer.directory.path
+        ended, folder = _fit(trainer, metrics, console), trainer.directory.path
         if not ended:
-            console.say(f"asked to end: saved at step {trainer.step:,}, exit code {REQUEUE}; --resume auto goes on")
+            console.say(
+                f"asked to end: saved at step {trainer.step:,}, exit code {REQUEUE}; --resume auto goes on", level=0
+            )
             return REQUEUE
         together(lambda: _note_end(trainer))
         seen = f"{trainer.cells_seen:,} {trainer.stream.noun}s"
-        console.say(f"done: {counted(trainer.step, 'step')}, {seen}; the run is in {folder}")
+        console.say(f"done: {counted(trainer.step, 'step')}, {seen}; the run is in {folder}", level=0)
         return 0
+
+
+def _fit(trainer: Trainer, metrics: Metrics, console: Console) -> bool:
+    """`Trainer.fit`, in which memory that runs out is told with what to change."""
+    config, rank = trainer.config, trainer.engine.layout.world.rank
+    history = config.trainer.log.memory_history
+    with told_when_memory_runs_out(trainer.directory.path, history=history, rank=rank, data=config.data):
+        return trainer.fit(metrics, console)
 
 
 def _note_end(trainer: Trainer) -> None:
@@ -182,16 +200,28 @@ def _note_end(trainer: Trainer) -> None:
 
 def _open(trainer: Trainer, resolved: Resolved) -> Console:
     """Write the run's records on the first rank, and say what is about to run."""
-    if not trainer.engine.layout.world.is_first:
+    layout = trainer.engine.layout
+    trainer.meter, unmetered = find_meter(
+        trainer.config,
+        trainer.stream,
+        device=resolved.device,
+        precision=resolved.precision,
+        ranks=layout.world.size,
+    )
+    if not layout.world.is_first:
         return Console(None, total=resolved.max_steps)
     directory = trainer.directory
     said, reading = report_stream(trainer.stream)
     facts = {"resolved": vars(resolved), "data": trainer.stream.fingerprint, "reading": reading, **_sizes(trainer)}
+    if trainer.config.trainer.log.wandb is not None:
+        facts["wandb"] = {"id": run_id(directory), "project": trainer.config.trainer.log.wandb.project}
     directory.begin(to_yaml(trainer.config), start_record(**facts))
     trainer.checkpoints.remove_unfinished()
     console = Console(directory.log, total=resolved.max_steps, verbosity=trainer.config.trainer.log.verbosity)
     for line in (*describe(trainer, resolved), *said):
         console.say(line)
+    # A CPU's peak is nobody's question: the log says it, and the screen with -v.
+    console.say(unmetered, level=2 if layout.world.device.type == "cpu" else 1)
     return console
 
 
@@ -248,6 +278,11 @@ def _mirrors(trainer: Trainer) -> dict[str, MetricSink]:
     mirrors: dict[str, MetricSink] = {}
     if trainer.config.trainer.log.tensorboard:
         mirrors["TensorBoard"] = TensorBoardMirror(trainer.directory.tensorboard, first_step=trainer.step + 1)
+    wandb = trainer.config.trainer.log.wandb
+    if wandb is not None:
+        settings = trainer.config.model_dump(mode="json")
+        identity = run_id(trainer.directory)
+        mirrors["Weights & Biases"] = WandbMirror(trainer.directory.path, wandb, identity=identity, settings=settings)
     return mirrors
 
 

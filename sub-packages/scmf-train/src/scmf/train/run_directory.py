@@ -2,7 +2,7 @@
 
 config.yaml   the configuration that ran, resolved
 run.json      versions, machine, what every `auto` became, fingerprints
-metrics.jsonl, cells.jsonl, saves.jsonl, log.txt, tensorboard/, checkpoints/
+metrics.jsonl, cells.jsonl, saves.jsonl, log.txt, tensorboard/, wandb/, profile/, checkpoints/
 rolled_back_1.metrics.jsonl, ...  what a rollback has undone
 """
 
@@ -42,6 +42,7 @@ class RunDirectory:
         self.saves = path / "saves.jsonl"
         self.log = path / "log.txt"
         self.tensorboard = path / "tensorboard"
+        self.profile = path / "profile"
         self.checkpoints = path / "checkpoints"
 
     def undone(self, rollback: int, name: str) -> Path:
@@ -115,6 +116,11 @@ class RunDirectory:
         _replace(self.config, config_yaml)
         starts = json.loads(self.record.read_text())["starts"] if self.record.exists() else []
         _replace(self.record, json.dumps({"starts": [*starts, record]}, indent=1) + "\n")
+
+    def newest_note(self, key: str) -> Any:
+        """What the last start that noted a key has noted in run.json; None where none has."""
+        starts = json.loads(self.record.read_text())["starts"] if self.record.exists() else []
+        return next((start[key] for start in reversed(starts) if start.get(key) is not None), None)
 
     def note_end(self, end: dict[str, Any]) -> None:
         """Write why a run has ended beside its last start in run.json.

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
 from scmf.core.batch import ReplacedCell, StepBatch
-from scmf.core.errors import CheckpointError, ScmfError, TrainingError
+from scmf.core.errors import CheckpointError, TrainingError
 from scmf.data.lookahead import LookAhead
-from scmf.data.step_stream import StepStream
+from scmf.data.step_stream import Moving, StepStream
 from scmf.train import checkpoint
 from scmf.train.agreement import Council, RankFault, Standing, attempt, first_fault, on_first, stop_on
 from scmf.train.checkpoint import CheckpointFolder, Progress
@@ -22,15 +24,21 @@ from scmf.train.console import Console
 from scmf.train.engine import Engine, StepReport
 from scmf.train.faults import Tally, must_roll_back, refuse_bad_cells
 from scmf.train.identity import model_identity, optimizer_identity
-from scmf.train.interval import Interval, peak_resident_bytes, perplexity, step_line, time_line
+from scmf.train.interval import Interval, peak_resident_bytes, step_line, time_line
 from scmf.train.loss_average import LossAverage
-from scmf.train.metrics import Metrics, append_line, cut_after
-from scmf.train.run_directory import RunDirectory, versions, writing
+from scmf.train.metrics import Metrics, cut_after
+from scmf.train.observer import EndEvent, Ending, ValidationEvent
+from scmf.train.observers import Observers, checkpoint_event, step_event
+from scmf.train.profiler import Profiler
+from scmf.train.records import Records
+from scmf.train.rollback import Failure, give_way
+from scmf.train.run_directory import RunDirectory, versions
 from scmf.train.saver import Saver, SaveReport
 from scmf.train.seen_cells import SeenRecord
 from scmf.train.signals import StopSignals
 from scmf.train.stalls import Stalls, watches_validation
 from scmf.train.utilisation import Meter
+from scmf.train.validation import Validation, loss_numbers
 from scmf.train.watchdog import Watchdog
 
 
@@ -43,6 +51,7 @@ class Trainer:
         stream: this replica's cells.
         directory: of the run.
         files: small files that travel with every checkpoint: config.yaml and the vocabulary.
+        named: more held-out cells, by name; each a stream whose validation cells they are.
     """
 
     def __init__(
@@ -53,6 +62,7 @@ class Trainer:
         stream: StepStream,
         directory: RunDirectory,
         files: dict[str, bytes],
+        named: Mapping[str, StepStream] = MappingProxyType({}),
     ) -> None:
         self.config = config
         self.engine = engine
@@ -61,6 +71,11 @@ class Trainer:
         self.files = files
         self.checkpoints = CheckpointFolder(directory.checkpoints, config.trainer.checkpoint)
         self.saver = Saver(self.checkpoints, background=config.trainer.checkpoint.background)
+        self.validation = Validation(config.trainer, engine=engine, stream=stream, named=named)
+        self.observers = Observers()
+        """The user's own, once the run has begun."""
+        self.observer_stop: str | None = None
+        """Why an observer has ended the run; the same on every rank."""
         self.council = Council()
         world = engine.layout.world
         self.watchdog = Watchdog(config.trainer.on_fault.hang_seconds, rank=world.rank, size=world.size)
@@ -74,9 +89,9 @@ class Trainer:
         self.loss_average = LossAverage()
         self.meter: Meter | None = None
         """Counts FLOPs, where the devices' peak is known."""
-        self._record_fault: ScmfError | None = None
-        """Why metrics.jsonl or another record cannot be written any more: the run saves and stops."""
         self._first = world.is_first
+        self.records = Records(directory, cell_ids=config.trainer.log.cell_ids, first=self._first)
+        self.profiler = Profiler(config.trainer.profile, folder=directory.profile, world=world, clock=engine.clock)
         self._seen = SeenRecord(stream, first=self._first)
         groups = engine.layout.groups
         self._leads_replica = groups.tp.rank() == 0 and groups.pp.rank() == 0
@@ -86,7 +101,7 @@ class Trainer:
         """Train from the present step to the last; a rollback begins again from its checkpoint.
 
         Returns:
-            Whether the last step has been reached; False where a signal has asked the run to end, and it has saved.
+            Whether the last step has been reached; False where the run was asked to end before it, and has saved.
         """
         with self.signals, self.watchdog:
             going = True
@@ -95,8 +110,10 @@ class Trainer:
                     going = self._train(batches, metrics, console)
                 if going and not self.over:
                     self._roll_back(metrics, console)
+            self.profiler.end(console)
             self._leave_saved(console)
-            stop_on(first_fault(self._record_fault))
+            self._end(metrics, going=going)
+            stop_on(first_fault(self.records.fault or self.observers.fault))
         return going
 
     @property
@@ -116,20 +133,44 @@ class Trainer:
             batch, kiloflops = self._next(batches, console)
             if batch is None:
                 return False
+            self.profiler.before(self.step + 1)
             report = self.engine.train_step(batch, step=self.step, reductions=self.stalls.reductions)
             self.step += 1
+            self.profiler.after(self.step, console)
             self.cells_seen += batch.cells
             self.tally = self.tally.after_step(good=report.grad_norm is not None or report.overflow)
             self.loss_average = self.loss_average.after(report.loss.mean, decay=self.config.trainer.log.loss_decay)
             interval.add(report, kiloflops=kiloflops)
             self._seen.note(batch.cell_ids)
-            self._record_cells(batch.cell_ids.tolist())
+            self.records.cells(self.step, batch.cell_ids.tolist())
             console.at(self.step)
             self._tell(report, interval, metrics, console)
             if must_roll_back(self.tally, faults, step=self.step, loss=report.loss.mean):
                 return True
             self._hear_of_save(self.saver.finished(), console)
         return True
+
+    def _end(self, metrics: Metrics, *, going: bool) -> None:
+        """Tell the observers how it has ended, and write the last that they have to say."""
+        reason: Ending = "early_stop" if self.stopped_early else "max_steps"
+        if not going:
+            reason = "signal" if self.signals.received is not None else "fault"
+            reason = "observer" if self.observer_stop is not None else reason
+        self.observers.tell("on_end", lambda: EndEvent(**self._here(), reason=reason))
+        numbers = self.observers.take_numbers()
+        if numbers:
+            self.records.write(lambda: metrics.write(self.step, numbers))
+
+    def _here(self) -> dict[str, Any]:
+        """Where the run stands, for an event."""
+        return {
+            "step": self.step,
+            "max_steps": self.engine.max_steps,
+            "cells_seen": self.cells_seen,
+            "epoch": self.stream.epoch(self.cells_seen),
+            "directory": self.directory.path,
+            "rank": self.engine.layout.world.rank,
+        }
 
     def _next(self, batches: LookAhead, console: Console) -> tuple[StepBatch | None, int]:
         """The next batch, when all ranks have one, and its kiloflops over all replicas; None where the run has to end.
@@ -145,7 +186,9 @@ class Trainer:
         heard = self._hear(batch, failed=error is not None, bad_cells=len(bad))
         if heard.failed:
             stop_on(first_fault(error))
-        if heard.stop:
+        if heard.wishes:
+            self.observer_stop = next((why for why in self.council.gather(self.observers.stop) if why), None)
+        if heard.stop or heard.wishes:
             return None, 0
         if heard.bad_cells and batch is not None:
             batch = self._with_stand_ins(batch, bad, console)
@@ -154,8 +197,10 @@ class Trainer:
     def _hear(self, batch: StepBatch | None, *, failed: bool, bad_cells: int) -> Standing:
         """How all ranks stand before a step; collective."""
         counts = self.meter is not None and batch is not None and self._leads_replica
+        broken = self.records.fault is not None or self.observers.fault is not None
         mine = Standing(
-            stop=int(self.signals.received is not None or self._record_fault is not None),
+            stop=int(self.signals.received is not None or broken),
+            wishes=int(self.observers.stop is not None),
             failed=int(failed),
             bad_cells=bad_cells,
             kiloflops=self.meter.kiloflops(batch) if counts else 0,  # type: ignore[union-attr, arg-type]
@@ -191,12 +236,15 @@ class Trainer:
 
     def _tell(self, report: StepReport, interval: Interval, metrics: Metrics, console: Console) -> None:
         """Everything that is due after a step: numbers, validation, lines, a checkpoint."""
+        due = self._due(self.config.trainer.log.every) or report.grad_norm is None
+        self.observers.tell("on_step", lambda: step_event(report, logged=due, **self._here()))
         with self.engine.clock.phase("validation"):
             found = self._heard(self._validate(), console)
-        due = self._due(self.config.trainer.log.every) or report.grad_norm is None
         numbers = (self._numbers(report, interval) if due else {}) | found
+        user = self.observers.take_numbers()
+        if numbers or user:
+            self.records.write(lambda: metrics.write(self.step, numbers | user))
         if numbers:
-            self._record(lambda: metrics.write(self.step, numbers))
             batch = self.config.data.global_batch_size
             parts = step_line(self.step, self.engine.max_steps, numbers, batch=batch)
             console.say("  ".join(parts))
@@ -204,58 +252,41 @@ class Trainer:
             console.at(self.step, parts[1])
         if self._due(self.config.trainer.checkpoint.every) or self.stopped_early:
             with self.engine.clock.phase("save"):
-                self._save(console, numbers.get("val/loss"))
-
-    def _record(self, write: Callable[[], None]) -> None:
-        """Write a part of the run's record; where that fails, the run saves and stops before its next step."""
-        _, fault = attempt(write)
-        self._record_fault = self._record_fault or fault
+                self._save(console, numbers.get(self.config.trainer.checkpoint.metric))
 
     def _numbers(self, report: StepReport, interval: Interval) -> dict[str, float]:
-        loss = report.loss.mean
         return {
             "epoch": self.stream.epoch(self.cells_seen),
             "cells_seen": self.cells_seen,
-            "train/loss": loss,
+            **loss_numbers("train", report.loss),
             "train/loss_ema": self.loss_average.mean,
-            "train/perplexity": perplexity(loss),
             "train/grad_norm": math.nan if report.grad_norm is None else report.grad_norm,
             "train/lr": report.lr,
+            **(self.stream.numbers_at(self.cells_seen) if isinstance(self.stream, Moving) else {}),
             **self.tally.numbers(),
             **interval.numbers(),
             "memory/peak_bytes": peak_resident_bytes(),
         }
 
     def _validate(self) -> dict[str, float]:
-        """Loss on the same held-out cells every time; nothing where it is not due or there are none."""
-        settings = self.config.trainer.validation
-        if not self._due(settings.every) or self.stream.n_validation == 0:
+        """Losses of held-out cells; nothing where they are not due or there are none."""
+        if not self._due(self.config.trainer.validation.every):
             return {}
         self.watchdog.beat(f"validation at step {self.step:,}")
-        batches = (self.stream.validation(i) for i in range(settings.batches))
-        held_out = [batch for batch in batches if batch is not None]
-        loss = self.engine.evaluate(held_out).mean
-        numbers = {"val/loss": loss, "val/perplexity": perplexity(loss)}
-        ema = self.config.trainer.ema
-        if ema is not None and ema.validation:
-            numbers["val/ema_loss"] = self.engine.evaluate_average(held_out).mean
-        return numbers
+        return self.validation.losses()
 
     def _heard(self, numbers: dict[str, float], console: Console) -> dict[str, float]:
         """What a validation means for the rate and for the end of the run, in the first rank's words; collective."""
-        trainer = self.config.trainer
-        if not numbers or not watches_validation(trainer):
+        trainer, before = self.config.trainer, self.stalls
+        if not numbers:
             return numbers
-        before = self.stalls
-        self.stalls = on_first(lambda: before.after_validation(numbers, trainer))
-        for line in self.stalls.lines(before, trainer, step=self.step):
-            console.say(line)
-        return numbers | self.stalls.numbers(trainer)
-
-    def _record_cells(self, cell_ids: list[int]) -> None:
-        if self.config.trainer.log.cell_ids and self._first:
-            line = {"step": self.step, "cell_ids": cell_ids}
-            self._record(lambda: append_line(self.directory.cells, line))
+        if watches_validation(trainer):
+            self.stalls = on_first(lambda: before.after_validation(numbers, trainer))
+            for line in self.stalls.lines(before, trainer, step=self.step):
+                console.say(line)
+        found = numbers | self.stalls.numbers(trainer)
+        self.observers.tell("on_validation", lambda: ValidationEvent(**self._here(), numbers=MappingProxyType(found)))
+        return found
 
     def progress(self, val_loss: float | None = None) -> Progress:
         """Where this run stands, and what it is."""
@@ -266,6 +297,7 @@ class Trainer:
             cells_seen=self.cells_seen,
             seed=self.config.trainer.seed,
             val_loss=val_loss if val_loss is not None and math.isfinite(val_loss) else None,
+            val_metric=self.config.trainer.checkpoint.metric,
             data=self.stream.fingerprint,
             model=model_identity(self.config, self.engine.precision),
             global_batch_size=self.config.data.global_batch_size,
@@ -289,8 +321,9 @@ class Trainer:
             return
         console.say(str(report)) if report.fault is None else console.warn(str(report))
         self._failed_saves = [] if report.fault is None else [*self._failed_saves, report]
-        if self._first:
-            self._record(lambda: append_line(self.directory.saves, report.numbers()))
+        self.records.save(report)
+        if report.fault is None:
+            self.observers.tell("on_checkpoint", lambda: checkpoint_event(report, **self._here()))
 
     def _save_fault(self) -> TrainingError | CheckpointError | None:
         """Why the run cannot go on without checkpoints; None while it can."""
@@ -320,7 +353,9 @@ class Trainer:
         self._take(folder, progress)
         if self._first:
             self._drop_what_followed(console)
-        console.say(f"resumed at step {self.step:,} after {self.cells_seen:,} {self.stream.noun}s, from {folder}")
+        console.say(
+            f"resumed at step {self.step:,} after {self.cells_seen:,} {self.stream.noun}s, from {folder}", level=0
+        )
         if progress.max_steps != self.engine.max_steps:
             console.say(f"max_steps was {progress.max_steps:,} and is {self.engine.max_steps:,}: the schedule follows")
 
@@ -335,45 +370,19 @@ class Trainer:
     def _roll_back(self, metrics: Metrics, console: Console) -> None:
         """Take the last good checkpoint, and go on behind the data that went wrong; collective.
 
-        The checkpoint's record is given the new data position first, so that a run that is cut here and resumed
-        goes on in the same way.
-
         Raises:
             TrainingError: there is no checkpoint to go back to.
         """
         self.watchdog.beat("a rollback")
         self._hear_of_save(self.saver.wait(), console)
-        folder, progress = on_first(lambda: self._give_way(metrics))
-        failed_at = self.step
+        failed_at = Failure(self.step, self.cells_seen, self.tally)
+        folder, progress = on_first(lambda: give_way(self.checkpoints, self.directory, metrics, failed_at))
         self._take(folder, progress)
         start, stop = progress.faults.skipped_cells[-1]
         console.warn(
-            f"rolled back from step {failed_at:,} to step {self.step:,}: loss or gradient was not finite "
+            f"rolled back from step {failed_at.step:,} to step {self.step:,}: loss or gradient was not finite "
             f"{self.config.trainer.on_fault.bad_steps} steps in a row; going on past cells {start:,} to {stop:,}"
         )
-
-    def _give_way(self, metrics: Metrics) -> tuple[Path, Progress]:
-        """On the first rank: set aside what is undone, and write where the run goes on."""
-        folder, faults = self.checkpoints.newest_whole(good=True)
-        if folder is None:
-            raise TrainingError(
-                f"loss or gradient was not finite {self.tally.bad_in_a_row} steps in a row, and there is no good "
-                f"checkpoint to go back to{f' ({faults[0].what})' if faults else ''}",
-                where=f"step {self.step}",
-                fix="begin again with a lower trainer.optimizer.lr or a longer warm-up, or save more often: "
-                "trainer.checkpoint.every",
-            )
-        before = checkpoint.read_progress(folder)
-        tally = self.tally.after_rollback(before.cells_seen, self.cells_seen)
-        number = tally.rollbacks
-        with writing(self.directory.path):
-            metrics.rewind(before.step, self.directory.undone(number, "metrics.jsonl"))
-            if self.config.trainer.log.cell_ids:
-                cut_after(self.directory.cells, before.step, keep=self.directory.undone(number, "cells.jsonl"))
-            self.checkpoints.set_aside_after(before.step)
-            progress = checkpoint.moved(before, cells_seen=self.cells_seen, faults=tally)
-            self.checkpoints.amend(folder, progress)
-        return folder, progress
 
     def begin_again(self) -> None:
         """Drop what a run that was cut before its first checkpoint has written."""

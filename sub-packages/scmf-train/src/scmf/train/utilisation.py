@@ -51,8 +51,8 @@ def cell_lengths(microbatch: Microbatch, pad: int | None) -> npt.NDArray[np.int3
     lengths: npt.NDArray[np.int32] = np.diff(microbatch.cu_seqlens)
     if pad is None:
         return lengths[: len(microbatch.cell_ids)]
-    begins = microbatch.input_ids[microbatch.cu_seqlens[:-1]]
-    return lengths[begins != np.int32(pad)]
+    of_cells: npt.NDArray[np.int32] = lengths[microbatch.input_ids[microbatch.cu_seqlens[:-1]] != pad]
+    return of_cells
 
 
 def find_meter(
