@@ -47,6 +47,7 @@ STORE_COMMANDS = (
     "shuffle-quality",
     "rank-order",
 )
+MODEL_COMMANDS = {"scmf-predict": ("generate",), "scmf-eval": ("perplexity",)}
 INVENTED = {"trainer.optimzer.lr", "trainer.optimzer", "data.guides"}
 """Keys that config.md shows on purpose: a misspelt one, and one of the reader's own class."""
 
@@ -141,9 +142,10 @@ def _options(page):
     for text in (*spans, *lines):
         # torchrun starts the module; what comes before it are torchrun's own options.
         text = text.replace("-m scmf.train.cli_train", "scmf-train")  # noqa: PLW2901
-        for match in re.finditer(r"(scmf-(?:store|recipe|train))( [a-z-]+)?([^|;&#]*)", text):
+        for match in re.finditer(r"(scmf-(?:store|recipe|train|predict|eval))( [a-z-]+)?([^|;&#]*)", text):
             command, word, rest = match.groups()
-            words = (command, word.strip()) if word and word.strip() in STORE_COMMANDS else (command,)
+            known = MODEL_COMMANDS.get(command, STORE_COMMANDS)
+            words = (command, word.strip()) if word and word.strip() in known else (command,)
             yield from ((words, flag) for flag in re.findall(r"(?<!\S)--[a-z-]+", rest))
     for flag in (f for span in spans for f in re.findall(r"^--[a-z-]+", span)):
         yield (), flag
@@ -155,6 +157,7 @@ def _flags(*words):
     if words:
         return set(re.findall(r"--[a-z-]+", help_of(*words)))
     every = [("scmf-train",), ("scmf-recipe",), *(("scmf-store", command) for command in STORE_COMMANDS)]
+    every += [(command, sub) for command, subs in MODEL_COMMANDS.items() for sub in subs]
     return set().union(*(_flags(*words) for words in every))
 
 
