@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,6 +20,19 @@ from scmf.core.errors import VocabularyError
 
 HEADER: Final = b"scmf-artefact"
 Built = TypeVar("Built")
+
+
+class Origin(NamedTuple):
+    """Where a file comes from, and how to get it again."""
+
+    what: str
+    fix: str
+
+
+SHIPPED: Final = Origin(
+    "a table that scmf ships",
+    "install scmf-data again: pip install --force-reinstall --no-deps scmf-data",
+)
 
 
 def write_artefact(path: Path, table: pa.Table, header: Mapping[str, Any]) -> None:
@@ -41,7 +54,11 @@ def write_artefact(path: Path, table: pa.Table, header: Mapping[str, Any]) -> No
 
 
 def read_artefact(
-    path: Path, build: Callable[[Mapping[str, list[Any]], Mapping[str, Any]], Built], *, schema: str
+    path: Path,
+    build: Callable[[Mapping[str, list[Any]], Mapping[str, Any]], Built],
+    *,
+    schema: str,
+    origin: Origin = SHIPPED,
 ) -> Built:
     """Read a file and build an object of it.
 
@@ -50,12 +67,13 @@ def read_artefact(
         build: takes the columns and the header; the object has a `fingerprint`. A KeyError, TypeError or
             ValueError of it means that rows and header do not fit.
         schema: what the header has to call itself.
+        origin: of the file, for messages.
 
     Raises:
         VocabularyError: the file is missing, damaged, or not as written.
     """
     if not path.is_file():
-        raise _damaged(path, "it is missing")
+        raise _damaged(path, "it is missing", origin)
     try:
         table = pq.read_table(path)
         header = _header(table, schema)
@@ -63,10 +81,10 @@ def read_artefact(
         recorded = header["fingerprint"]
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise _damaged(path, f"it cannot be read ({reason})") from error
+        raise _damaged(path, f"it cannot be read ({reason})", origin) from error
     found = getattr(built, "fingerprint", None)
     if found != recorded:
-        raise _damaged(path, f"its content has fingerprint {found}, its header says {recorded}")
+        raise _damaged(path, f"its content has fingerprint {found}, its header says {recorded}", origin)
     return built
 
 
@@ -92,9 +110,5 @@ def _header(table: pa.Table, schema: str) -> dict[str, Any]:
     return header
 
 
-def _damaged(path: Path, reason: str) -> VocabularyError:
-    return VocabularyError(
-        f"a table that scmf ships is not intact: {reason}",
-        where=str(path),
-        fix="install scmf-data again: pip install --force-reinstall --no-deps scmf-data",
-    )
+def _damaged(path: Path, reason: str, origin: Origin) -> VocabularyError:
+    return VocabularyError(f"{origin.what} is not intact: {reason}", where=str(path), fix=origin.fix)

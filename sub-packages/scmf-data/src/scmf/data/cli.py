@@ -23,6 +23,7 @@ examples:
   scmf-store check pbmc.h5ad
   scmf-store convert pbmc.h5ad --dest data/pbmc
   scmf-store convert a.h5ad b.h5ad --dest data/both --counts layers/counts --species human
+  scmf-store convert shakespeare.txt --tokenizer char --dest data/shakespeare
   scmf-store add data/pbmc more.h5ad
   scmf-store merge data/pbmc data/other --dest data/all
   scmf-store subset data/all --where "cell_type=B cell" --dest data/b

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scmf.data.cli_sequences import add_sequence_flags, convert_sequences
 from scmf.data.cli_sources import add_source_flags, source_options
 from scmf.data.ingest.making import DUPLICATES, Making, usual_memory
 
@@ -26,6 +27,8 @@ def add_convert(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace the store at --dest when the new one is whole"
     )
+    add_sequence_flags(parser)
+    parser.set_defaults(parser=parser)
 
 
 def add_making_flags(parser: argparse.ArgumentParser) -> None:
@@ -75,6 +78,8 @@ def convert_options(options: argparse.Namespace) -> ConvertOptions:
 
 def convert_command(options: argparse.Namespace) -> int:
     """Make the store."""
+    if convert_sequences(options, options.parser, print_line):
+        return 0
     from scmf.data.ingest.convert import convert
 
     conversion = convert(options.sources, options.dest, convert_options(options), log=print_line)

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from scmf.data.cli_convert import print_line
+from scmf.data.cli_sequences import describe_sequences
 
 
 def add_info(parser: argparse.ArgumentParser) -> None:
@@ -18,8 +19,12 @@ def add_info(parser: argparse.ArgumentParser) -> None:
 def info(options: argparse.Namespace) -> int:
     """Print the facts of a store that can be opened; StoreError for one that is damaged."""
     from scmf.data.facts import describe_store
+    from scmf.data.manifest import SEQUENCES_FORMAT, format_of
     from scmf.data.store import CellStore
 
+    if format_of(options.store) == SEQUENCES_FORMAT:
+        describe_sequences(options, print_line)
+        return 0
     store = CellStore.open(options.store)  # the manifest alone would praise a store whose arrays are gone
     manifest = store.manifest
     if options.html is not None:

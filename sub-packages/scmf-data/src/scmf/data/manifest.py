@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from shlex import quote
-from typing import Annotated, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal, TypeVar
 
 import xxhash
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
@@ -18,6 +18,8 @@ from scmf.core.errors import StoreError
 from scmf.core.near_path import correction
 
 FORMAT: Final = "scmf-cells"
+SEQUENCES_FORMAT: Final = "scmf-sequences"
+"""Of scmf.data.sequences.manifest; named here so that each can say what the other is."""
 VERSION: Final = 1
 MANIFEST: Final = "manifest.json"
 
@@ -32,6 +34,18 @@ _HEAD = b'{"checksum": "'
 _BODY = b'",\n"manifest": '
 _TAIL = b"}\n"
 _ZEROS = b"0" * 32
+_MIXED_UP: Final = {
+    SEQUENCES_FORMAT: (
+        "this is a store of sequences (text, or ready tokens), and a store of cells is asked for here",
+        "scmf-store info and verify read it; to train on it write data.kind: sequences (docs/sequences.md)",
+    ),
+    FORMAT: (
+        "this is a store of cells, and a store of sequences (text, or ready tokens) is asked for here",
+        "write data.kind: cells, or name a store that was made of text or of a parquet table of tokens",
+    ),
+}
+"""What a store is that is of the other format than asked for, and what to do with it."""
+Checked = TypeVar("Checked", bound=Config)
 
 
 class FileRecord(Config):
@@ -77,6 +91,11 @@ class PartRecord(Config):
     """Every file of the part by its path inside the part."""
     obsm: dict[str, ObsmRecord] = Field(default_factory=dict)
     """Arrays beside obs by name."""
+
+    @property
+    def contents(self) -> str:
+        """How much the part holds, for a sentence."""
+        return f"{self.n_cells:,} cells"
 
 
 class FindingRecord(Config):
@@ -141,6 +160,9 @@ class NamedSplit(Config):
 class Manifest(Config):
     """Everything a reader has to know before it touches a cell."""
 
+    totals: ClassVar[tuple[str, ...]] = ("n_cells", "n_values")
+    """Numbers that are the sums of the parts'."""
+
     format: Literal["scmf-cells"] = FORMAT
     version: Literal[1] = VERSION
     n_cells: NonNegativeInt
@@ -169,6 +191,11 @@ class Manifest(Config):
     """What was done to the store since its sources were converted: added, merged, chosen, dropped."""
 
     @property
+    def files(self) -> dict[str, FileRecord]:
+        """Files beside the parts and the manifest."""
+        return {}
+
+    @property
     def n_bytes(self) -> int:
         """Bytes of all files but the manifest."""
         return sum(file.bytes for part in self.parts for file in part.files.values())
@@ -185,7 +212,7 @@ class Manifest(Config):
         return state.hexdigest()
 
 
-def dump_manifest(manifest: Manifest) -> bytes:
+def dump_manifest(manifest: Config) -> bytes:
     """Bytes of `manifest.json`: JSON whose checksum covers the whole file, its own digits taken as zeros."""
     body = _BODY + manifest.model_dump_json(indent=1).encode() + _TAIL
     digest = xxhash.xxh3_128(_HEAD + _ZEROS + body).hexdigest().encode()
@@ -194,6 +221,21 @@ def dump_manifest(manifest: Manifest) -> bytes:
 
 def parse_manifest(raw: bytes, *, where: Path) -> Manifest:
     """Read `manifest.json`'s bytes.
+
+    Raises:
+        StoreError: a damaged file, another format or version, or a value outside the schema.
+    """
+    return parse_document(raw, Manifest, form=FORMAT, where=where)
+
+
+def parse_document(raw: bytes, schema: type[Checked], *, form: str, where: Path) -> Checked:
+    """Read the bytes of a manifest of any format.
+
+    Args:
+        raw: the file.
+        schema: what it has to hold.
+        form: the format that it has to name.
+        where: its path, for messages.
 
     Raises:
         StoreError: a damaged file, another format or version, or a value outside the schema.
@@ -208,9 +250,9 @@ def parse_manifest(raw: bytes, *, where: Path) -> Manifest:
             fix="restore manifest.json from a copy, or convert the sources again with --overwrite",
         )
     document = body[len(_BODY) : -len(_TAIL)]
-    _check_version(document, where=where)
+    _check_version(document, form=form, where=where)
     try:
-        return Manifest.model_validate_json(document)
+        return schema.model_validate_json(document)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(p) for p in first["loc"])
@@ -226,6 +268,17 @@ def read_manifest(store: Path) -> Manifest:
     expect_store(store)
     path = store / MANIFEST
     return parse_manifest(path.read_bytes(), where=path)
+
+
+def format_of(store: Path) -> str:
+    """The format that the manifest in this folder names, before anything of it is checked; "" where it names none.
+
+    Raises:
+        StoreError: there is no store.
+    """
+    expect_store(store)
+    with (store / MANIFEST).open("rb") as file:
+        return _named(file.read(4096), b"format")
 
 
 def expect_store(store: Path) -> None:
@@ -255,12 +308,20 @@ def _no_store(path: Path) -> StoreError:
     return StoreError("this folder is not a cell store: it has no manifest", where=str(path / MANIFEST), fix=fix)
 
 
-def _check_version(document: bytes, *, where: Path) -> None:
-    found = [re.search(rb'"%s": ?("[^"]*"|\d+)' % key, document) for key in (b"format", b"version")]
-    name, version = (m.group(1).decode().strip('"') if m else "none" for m in found)
-    if (name, version) != (FORMAT, str(VERSION)):
+def _named(document: bytes, key: bytes) -> str:
+    """The first value of a key, as text; "" where there is none."""
+    found = re.search(rb'"%s": ?("[^"]*"|\d+)' % key, document)
+    return found.group(1).decode(errors="replace").strip('"') if found else ""
+
+
+def _check_version(document: bytes, *, form: str, where: Path) -> None:
+    name, version = _named(document, b"format"), _named(document, b"version")
+    if name != form and name in _MIXED_UP:
+        what, fix = _MIXED_UP[name]
+        raise StoreError(what, where=str(where.parent), fix=fix)
+    if (name, version) != (form, str(VERSION)):
         raise StoreError(
-            f"the store is {name} version {version}; this scmf reads {FORMAT} version {VERSION}",
+            f"the store is {name or 'none'} version {version or 'none'}; this scmf reads {form} version {VERSION}",
             where=str(where),
             fix="use the scmf that wrote it, or convert the sources again with this one",
         )

@@ -21,8 +21,9 @@ import pandas as pd
 import xxhash
 import zarr
 
+from scmf.core.config import Config
 from scmf.core.errors import StoreError
-from scmf.data.manifest import MANIFEST, FileRecord, Manifest, PartRecord, dump_manifest
+from scmf.data.manifest import MANIFEST, FileRecord, PartRecord, dump_manifest
 from scmf.data.obs import write_table, write_tables
 from scmf.data.obs_writer import ObsSpool
 from scmf.data.shard import ShardWriter, WrittenShard, write_document
@@ -115,7 +116,7 @@ class PartWriter:
             counts_dtype=self.counts_dtype.name,  # type: ignore[arg-type]  # checked by the model
             indices_dtype=self.indices_dtype.name,  # type: ignore[arg-type]
             max_count=self.max_count,
-            files=_describe_files(self.path, written),
+            files=describe_files(self.path, {f"X/{name}": shard for name, shard in written.items()}),
         )
 
     def abandon(self) -> None:
@@ -160,7 +161,7 @@ class StoreWriter:
         self._open_part = PartWriter(path, n_genes=n_genes)
         return self._open_part
 
-    def finish(self, manifest: Manifest) -> None:
+    def finish(self, manifest: Config) -> None:
         """Write the manifest, bring every file to the disk and put the store in its place."""
         shutil.rmtree(self.scratch, ignore_errors=True)
         (self.folder / MANIFEST).write_bytes(dump_manifest(manifest))
@@ -173,9 +174,14 @@ def _group(encoding: str, **attributes: object) -> dict[str, Any]:
     return {"zarr_format": 3, "node_type": "group", "attributes": version}
 
 
-def _describe_files(part: Path, written: dict[str, WrittenShard]) -> dict[str, FileRecord]:
-    """Every file of the part; the arrays' checksums were taken while they were written."""
-    known = {f"X/{name}/c/0": FileRecord(bytes=w.bytes, checksum=w.checksum) for name, w in written.items()}
+def describe_files(part: Path, written: dict[str, WrittenShard]) -> dict[str, FileRecord]:
+    """Every file of a part.
+
+    Args:
+        part: its folder.
+        written: arrays by their folder inside the part, whose checksums were taken while they were written.
+    """
+    known = {f"{name}/c/0": FileRecord(bytes=w.bytes, checksum=w.checksum) for name, w in written.items()}
     paths = sorted(p for p in part.rglob("*") if p.is_file())
     names = [p.relative_to(part).as_posix() for p in paths]
     return {n: known[n] if n in known else describe_file(p) for n, p in zip(names, paths, strict=True)}

@@ -287,8 +287,8 @@ FINDINGS: Final[dict[str, Kind]] = {
     ),
     "D060": Kind(
         "error",
-        "A table of ready tokens: it holds no counts.",
-        "Convert the counts from which the tokens were made.",
+        "A table of ready tokens where counts are asked for.",
+        "Convert it by itself, to a store of sequences: `scmf-store convert FILE --vocabulary NAME --dest DIR`.",
     ),
     "D061": Kind(
         "error",
@@ -314,6 +314,22 @@ FINDINGS: Final[dict[str, Kind]] = {
         "error",
         "An array that `--obsm` names is missing, or does not fit the cells.",
         "Name one of the arrays that the message lists, or leave out `--obsm`.",
+    ),
+    "D066": Kind(
+        "error",
+        "Text that is not valid UTF-8.",
+        "Convert it from the encoding that it has: `iconv -f LATIN1 -t UTF-8 FILE`.",
+    ),
+    "D067": Kind("error", "Text without a character.", "Leave the file out."),
+    "D068": Kind(
+        "error",
+        "A table of ready tokens that does not fit its vocabulary, or whose rows are padded, hidden or damaged.",
+        "Name the vocabulary that made the ids: `--vocabulary`; write the rows as they are, without padding.",
+    ),
+    "D069": Kind(
+        "error",
+        "Sources of several kinds: text, tables of ready tokens, counts of cells.",
+        "Make a store of each kind.",
     ),
 }
 """Number: severity, what it means, and what mends it in general."""

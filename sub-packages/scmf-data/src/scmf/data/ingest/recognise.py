@@ -14,7 +14,7 @@ from typing import Final
 import h5py
 
 from scmf.core.near_path import correction
-from scmf.data.ingest.findings import refuse
+from scmf.data.ingest.findings import FINDINGS, refuse
 from scmf.data.ingest.folders import open_folder
 from scmf.data.ingest.h5ad import H5adFile
 from scmf.data.ingest.hdf5 import SIGNATURE, open_hdf5
@@ -169,7 +169,9 @@ def _open_text(path: Path, wishes: ReadWishes, *, packed: bool) -> Source:
         return MtxSource(path, wishes)
     first = head.split(b"\n", 1)[0]
     if b"\x00" in head or not any(s in first for s in (b",", b"\t", b";")):
-        raise refuse("D001", "no format that convert reads", where=str(path))
+        fix = f"{FINDINGS['D001'].fix} Text becomes a store with: "
+        fix += f"scmf-store convert {shlex.quote(str(path))} --tokenizer char --dest DIR"
+        raise refuse("D001", "no format that convert reads", where=str(path), fix=fix)
     if path.suffix.lower() not in _TEXT_SUFFIXES:
         fix = f"if it is a table of counts, name it so: mv {shlex.quote(str(path))} {shlex.quote(path.stem + '.csv')}"
         raise refuse("D001", f"the file is text, not the HDF5 that {path.suffix} says", where=str(path), fix=fix)
@@ -205,7 +207,8 @@ def _refuse_columns(path: Path, *, parquet: bool) -> None:
         raise refuse("D016", f"the parquet file cannot be read: {first_line(error)}", where=str(path)) from error
     if {"input_ids", "tokens"} & set(columns):
         what = f"a table of ready tokens (columns {', '.join(columns[:4])}): it holds no counts"
-        fix = "convert the counts from which the tokens were made; stores of ready tokens are not made yet"
+        fix = f"a store of sequences is made of it with: scmf-store convert {shlex.quote(str(path))} "
+        fix += "--vocabulary NAME --dest DIR"
         raise refuse("D060", what, where=str(path), fix=fix)
     kind = "a parquet table" if parquet else "an Arrow table"
     fix = "make an AnnData of it (cells x genes) and write it with write_h5ad, or write it as CSV"
