@@ -6,6 +6,7 @@ The position is called `cells_seen` for all of them: for text a "cell" is one wi
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol, runtime_checkable
@@ -15,6 +16,7 @@ import numpy.typing as npt
 
 from scmf.core.batch import StepBatch
 from scmf.data.config import DataConfig
+from scmf.data.labels import Labels
 from scmf.data.seen import SeenCells
 
 LongArray = npt.NDArray[np.int64]
@@ -165,4 +167,23 @@ class Remembering(Protocol):
 
     def begin_seen(self) -> SeenCells:
         """A record of the cells that a run has seen, with nothing in it."""
+        ...
+
+
+@runtime_checkable
+class Labelling(Protocol):
+    """A stream whose batches have targets of whole cells."""
+
+    @property
+    def labels(self) -> Mapping[str, Labels]:
+        """By the objective's name; empty where the objective asks for none."""
+        ...
+
+
+@runtime_checkable
+class Moving(Protocol):
+    """A stream whose cells or shares change along the run, such as one with a curriculum."""
+
+    def numbers_at(self, cells_seen: int) -> dict[str, float]:
+        """Where they stand at the last cell seen, for metrics.jsonl; nothing where none moves."""
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,16 @@ from torch import Tensor
 
 from scmf.core.batch import Microbatch
 from scmf.model.megatron import PackedSeqParams
+
+
+@dataclass(frozen=True, slots=True)
+class PackTargets:
+    """Labelled cells of a pack on the device, for one objective. L labelled cells."""
+
+    segments: Tensor
+    """(L,) int64 numbers of their segments."""
+    values: Tensor
+    """(L,) int64 classes or float32 numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +38,8 @@ class Pack:
     """(M,) int64."""
     packed_seq_params: Any
     """Megatron's description of the segments; int32 cu_seqlens."""
+    cell_targets: Mapping[str, PackTargets]
+    """By the name of each objective about whole cells."""
 
     @classmethod
     def of(cls, batch: Microbatch, device: torch.device) -> Pack:
@@ -51,4 +64,11 @@ class Pack:
                 max_seqlen_q=batch.longest,
                 max_seqlen_kv=batch.longest,
             ),
+            cell_targets={
+                name: PackTargets(
+                    put(found.segments, torch.int64),
+                    put(found.values, torch.float32 if found.values.dtype == np.float32 else torch.int64),
+                )
+                for name, found in batch.cell_targets.items()
+            },
         )

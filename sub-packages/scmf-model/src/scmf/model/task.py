@@ -22,6 +22,8 @@ class TaskConfig(Variant):
 
     causal: ClassVar[bool | None] = None
     """Whether tokens may see earlier ones only; None where either backbone will do."""
+    mlm_head: ClassVar[bool] = False
+    """Whether the model has BERT's head over the vocabulary, trained or not."""
 
     @property
     def objectives(self) -> Mapping[str, TaskConfig]:
@@ -43,6 +45,7 @@ class MlmTask(TaskConfig, kind="mlm"):
     """Masked language model: predict the tokens that were corrupted."""
 
     causal = False
+    mlm_head = True
     select: Annotated[float, Field(gt=0.0, le=1.0)] = 0.15
     """Share of a cell's tokens chosen as targets. Source: BERT."""
     mask: Probability = 0.80
@@ -78,6 +81,7 @@ class CellTask(TaskConfig):
     """Base of the tasks about whole cells: one prediction a cell, from its pooled hidden states."""
 
     causal = False
+    mlm_head = True
     column: Annotated[str, Field(min_length=1)]
     """Column of obs; cells whose value is missing have no target."""
     pool: Literal["mean", "first"] = "mean"
@@ -141,6 +145,7 @@ class SeveralTask(TaskConfig, kind="several"):
     """Several objectives on the same cells: the loss is the sum of weight x mean loss. With mlm, all see its masks."""
 
     causal = False
+    mlm_head = True
     tasks: dict[str, Annotated[TaskConfig, Kinds(ONE_OF_SEVERAL)]]
     """Objectives by a name of yours, under which metrics and weights know them."""
     weights: dict[str, Annotated[float, Field(ge=0.0)]] = Field(default_factory=dict)

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from scmf.model.cell_head import cell_heads
 from scmf.model.config import BackboneConfig
 from scmf.model.device import has_gpu
 from scmf.model.embedding import PackEmbedding
@@ -28,6 +29,7 @@ from scmf.model.pack import Pack
 from scmf.model.positions import rotary_angles
 from scmf.model.recompute import recompute_feed_forwards
 from scmf.model.spec import Parts, choose_kernels, layer_spec, local_parts, transformer_engine_parts
+from scmf.model.task import SeveralTask
 from scmf.model.transformer_config import Arithmetic, ModelLayout, transformer_config
 
 
@@ -107,6 +109,10 @@ class Transformer(LanguageModule):
                 own_weight=not self.pre_process,
                 tp_group=groups.tp,
             )
+            self.cell_heads = cell_heads(config.task, megatron)
+        self.several = isinstance(config.task, SeveralTask)
+        self.objectives = tuple(config.task.objectives)
+        """Names of what the losses are of, in the order in which `forward` gives them."""
         self.setup_embeddings_and_output_layer()
 
     @property
@@ -118,21 +124,32 @@ class Transformer(LanguageModule):
         """Take the hidden states that the stage before has sent; Megatron's schedule calls this."""
         self.block.set_input_tensor(input_tensor[0] if isinstance(input_tensor, list) else input_tensor)
 
-    def forward(self, pack: Pack) -> Tensor:
-        """Loss of every target, or the hidden states for the next stage.
+    def forward(self, pack: Pack) -> Tensor | tuple[Tensor, ...]:
+        """Losses, or the hidden states for the next stage.
 
         Args:
             pack: T positions; T divisible by the tensor ranks under sequence parallelism.
 
         Returns:
-            (M,) float32 nats on the last stage; (T, 1, D), or its share under sequence parallelism, on the others.
+            (M,) float32 nats on the last stage, or (L, columns) of whole cells; a tuple of those where the task has
+            several objectives. (T, 1, D), or its share under sequence parallelism, on the other stages.
         """
         hidden = self._layers(pack)
         if not self.post_process:
             return hidden
-        hidden_MD = self._whole(hidden)[pack.target_positions]
-        losses: Tensor = self.output_layer(hidden_MD, pack.targets, weight_VD=self.shared_embedding_or_output_weight())
-        return losses
+        return self._losses(self._whole(hidden), pack)
+
+    def _losses(self, hidden_TD: Tensor, pack: Pack) -> Tensor | tuple[Tensor, ...]:
+        of_cells = {name: head(hidden_TD, pack, pack.cell_targets[name]) for name, head in self.cell_heads.items()}
+        # Where no objective asks for tokens their head takes part with no target: its gradient is zero, not missing.
+        unasked = len(of_cells) == len(self.objectives)
+        positions, targets = (t[:0] if unasked else t for t in (pack.target_positions, pack.targets))
+        weight_VD = self.shared_embedding_or_output_weight()
+        of_tokens = self.output_layer(hidden_TD[positions], targets, weight_VD=weight_VD)
+        losses = [of_cells.get(name, of_tokens) for name in self.objectives]
+        if unasked:
+            losses[0] = losses[0] + of_tokens.sum()
+        return tuple(losses) if self.several else losses[0]
 
     def logits(self, pack: Pack, positions: Tensor) -> Tensor:
         """Scores of every token of the vocabulary; on the last stage only, collective over tensor ranks.

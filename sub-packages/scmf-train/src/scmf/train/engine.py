@@ -24,6 +24,7 @@ from scmf.train.fsdp import ShardedModel, ShardedOptimizer
 from scmf.train.gradients import gather_parameters, squared_norm, wrap_stages
 from scmf.train.layout import Layout, seed_step
 from scmf.train.losses import LossSum
+from scmf.train.objective import losses_of
 from scmf.train.optimizer import apply_settings, build_optimizer, loss_scale_can_fall, update
 from scmf.train.phases import Clock, listen_to_waits
 from scmf.train.sharded import load_shards, load_weights, stage_shards
@@ -88,7 +89,7 @@ class Engine:
         models, self.optimizer = self._share_out() if sharded else self._replicate()
         for stage in self.stages:
             stage.config.grad_scale_func = self.optimizer.scale_loss
-        self.passes = Passes(models, layout, in_step=sharded)
+        self.passes = Passes(models, layout, objectives=losses_of(config.model.task), in_step=sharded)
         self.n_parameters = sum(count_parameters(stage, layout) for stage in self.stages)
         """Trained numbers of the whole model, a tied matrix counted once."""
         self.average = None if trainer.ema is None else Average(self.optimizer, trainer.ema)

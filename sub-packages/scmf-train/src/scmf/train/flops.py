@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
-from scmf.model.config import MlmTask, ModelConfig
+from scmf.model.config import ModelConfig
 
 BACKWARD = 2
 """The backward pass computes the gradient of both factors of every product."""
@@ -66,7 +66,7 @@ def head_flops(model: ModelConfig, vocabulary_size: int) -> int:
         model: sizes and task.
         vocabulary_size: before padding.
     """
-    dense = 2 * model.hidden**2 if isinstance(model.task, MlmTask) else 0
+    dense = 2 * model.hidden**2 if model.task.mlm_head else 0
     return dense + 2 * model.hidden * model.padded_vocabulary_size(vocabulary_size)
 
 

@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from scmf.core.batch import Microbatch
 
 Asks = Literal["tokens", "classes", "numbers"]
@@ -32,6 +35,10 @@ class Objective:
     def width(self) -> int:
         """Sums that it reports."""
         return SUMS[self.asks]
+
+    def zeros(self, n: int) -> npt.NDArray[np.int32] | npt.NDArray[np.float32]:
+        """(n,) targets of whole cells, of class or number 0."""
+        return np.zeros(n, np.float32) if self.asks == "numbers" else np.zeros(n, np.int32)
 
     def targets(self, microbatch: Microbatch) -> int:
         """Its targets in a microbatch."""
@@ -111,16 +118,18 @@ class LossSum:
         return next((part.mean for part in self.parts if part.objective.asks == "tokens"), None)
 
     def numbers(self, prefix: str) -> dict[str, float]:
-        """What is said beside the loss: `train/cell_type/accuracy`; with several objectives each one's loss too.
+        """The loss, the perplexity of tokens, `train/cell_type/accuracy`; each loss where there are several.
 
         Args:
             prefix: `train` or `val`.
         """
-        found: dict[str, float] = {}
+        found = {"loss": self.mean}
+        if self.token_mean is not None:
+            found["perplexity"] = perplexity(self.token_mean)
         for part in self.parts:
             own = {"loss": part.mean} if self.weighted else {}
-            found |= {f"{prefix}/{part.objective.name}/{key}": n for key, n in (own | part.measures()).items()}
-        return found
+            found |= {f"{part.objective.name}/{key}": number for key, number in (own | part.measures()).items()}
+        return {f"{prefix}/{key}": number for key, number in found.items()}
 
     def __add__(self, other: LossSum) -> LossSum:
         parts = tuple(a + b for a, b in zip(self.parts, other.parts, strict=True))
@@ -165,3 +174,8 @@ class Objectives:
 
 TOKENS: Final = Objectives()
 """One objective: tokens at positions."""
+
+
+def perplexity(loss: float) -> float:
+    """The exponential of the mean loss; infinite where a float cannot hold it."""
+    return math.exp(loss) if loss < 700 else math.inf

@@ -5,12 +5,13 @@ microbatch halved as often as needed; the global batch, and with it the result, 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
-from scmf.core.batch import Microbatch, StepBatch
+from scmf.core.batch import CellTargets, Microbatch, StepBatch
 from scmf.core.errors import MachineError
 from scmf.data.config import DataConfig
 from scmf.model.config import largest_divisor
@@ -31,7 +32,7 @@ def fit_microbatch(data: DataConfig, engine: Engine, *, masked: float, align: in
         MachineError: the smallest microbatch does not fit; or memory ran out where ranks share one copy of the
             model and cannot go on together after one has stopped in the middle of a pass.
     """
-    while not _fits_everywhere(engine, largest_microbatch(data, masked=masked, align=align), data):
+    while not _fits_everywhere(engine, _labelled(largest_microbatch(data, masked=masked, align=align), engine), data):
         data = halved(data, replicas=engine.layout.replicas)
     return data
 
@@ -48,7 +49,7 @@ def largest_microbatch(data: DataConfig, *, masked: float, align: int) -> Microb
     asked = data.microbatch_tokens or (data.micro_batch_size or 1) * longest
     width = -(-asked // align) * align
     ends = np.minimum(np.arange(0, width + longest, longest), width).astype(np.int32)
-    targets = np.linspace(0, width - 1, max(1, math.ceil(masked * width))).astype(np.int32)
+    targets = np.linspace(0, width - 1, max(1, math.ceil(masked * width)) if masked else 0).astype(np.int32)
     return Microbatch(
         input_ids=np.ones(width, np.int32),
         positions=(np.arange(width) % longest).astype(np.int32),
@@ -59,6 +60,17 @@ def largest_microbatch(data: DataConfig, *, masked: float, align: int) -> Microb
         tokens=width,
         longest=longest,
     )
+
+
+def _labelled(microbatch: Microbatch, engine: Engine) -> Microbatch:
+    """The microbatch with a label on every cell, for each objective about whole cells."""
+    segments = np.arange(len(microbatch.cell_ids), dtype=np.int32)
+    targets = {
+        objective.name: CellTargets(segments, objective.zeros(len(segments)))
+        for objective in engine.passes.objectives.each
+        if objective.asks != "tokens"
+    }
+    return replace(microbatch, cell_targets=targets)
 
 
 def halved(data: DataConfig, *, replicas: int) -> DataConfig:

@@ -26,7 +26,7 @@ from scmf.train.engine import Engine
 from scmf.train.layout import Layout
 from scmf.train.memory import describe_microbatch, fit_microbatch
 from scmf.train.metrics import Metrics, MetricsFile, MetricSink, TensorBoardMirror
-from scmf.train.objective import objective_of, predicted_share
+from scmf.train.objective import objective_of, predicted_share, with_labels
 from scmf.train.optimizer import describe_optimizer
 from scmf.train.out_of_memory import refuse_memory_history, told_when_memory_runs_out
 from scmf.train.profiler import refuse_profile
@@ -99,7 +99,7 @@ def build_trainer(config: MainConfig, layout: Layout) -> tuple[Trainer, Resolved
     """
     stream = together(lambda: open_cells(config, layout))
     together(lambda: refuse_without_validation(config.trainer, stream.n_validation))
-    config = with_steps(config, stream.n_train)
+    config = together(lambda: with_labels(with_steps(config, stream.n_train), stream))
     resolved = together(lambda: resolve(config, layout, config.trainer.steps))
     seq_length = config.data.tokenizer.seq_length
     engine = Engine(

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
-from scmf.model.config import MlmTask, ModelConfig
+from scmf.model.config import ModelConfig
 from scmf.train.config import ParallelConfig
 from scmf.train.optimizer_config import OptimizerConfig
 from scmf.train.plan.workload import Shape
@@ -136,7 +136,7 @@ def learned_positions(model: ModelConfig) -> bool:
 
 def head_parameters(place: Place) -> int:
     """Of the head on one tensor rank, the tied matrix not counted: only its bias is split."""
-    rows = place.rows if isinstance(place.model.task, MlmTask) else 0
+    rows = place.rows if place.model.task.mlm_head else 0
     return place.model.task.head_parameters(place.model.hidden, place.rows) - rows + rows // place.parallel.tensor
 
 
@@ -234,7 +234,7 @@ def logit_bytes(place: Place, shape: Shape) -> int:
     """Bytes of the head on the last stage: fp32 scores that become their gradient, in half precision also that."""
     columns = place.rows // place.parallel.tensor
     also = 0 if place.number == FP32 else place.number
-    dense = 4 * place.model.hidden * place.number if isinstance(place.model.task, MlmTask) else 0
+    dense = 4 * place.model.hidden * place.number if place.model.task.mlm_head else 0
     return shape.targets * (columns * (FP32 + also) + dense)
 
 
