@@ -111,10 +111,10 @@ def flatten(nested: Mapping[str, Any], prefix: Path = ()) -> dict[str, Any]:
 
 def parameters(config: MainConfig) -> int | None:
     """Trained numbers of the model by formula; None where the vocabulary or the model is the user's own."""
-    from scmf.model.config import EncoderConfig
+    from scmf.model.config import BackboneConfig
 
     size = config.data.tokenizer.vocabulary_size
-    if size is None or not isinstance(config.model, EncoderConfig):
+    if size is None or not isinstance(config.model, BackboneConfig):
         return None
     return config.model.n_parameters(size, config.data.tokenizer.seq_length)
 

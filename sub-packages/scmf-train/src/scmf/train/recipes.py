@@ -12,6 +12,7 @@ from __future__ import annotations
 from scmf.core.config_fault import nearest
 from scmf.core.errors import ConfigError
 from scmf.train.recipe import Recipe, Setting, Settings
+from scmf.train.recipes_char import CHAR_19M, CHAR_85M, CHAR_TEST, CHAR_TINY
 
 _FRACTIONS = "BioNeMo config_models: warm-up is 1% and the hold 5% of the steps, the floor a hundredth of the peak"
 _MICRO_BATCH = "as many positions as BioNeMo's micro batch of {} padded cells; packed, it holds more cells"
@@ -232,6 +233,10 @@ RECIPES: tuple[Recipe, ...] = (
     _ONE_BILLION,
     _TEN_MILLION_PUBLISHED,
     _HUNDRED_MILLION_PUBLISHED,
+    CHAR_TEST,
+    CHAR_TINY,
+    CHAR_19M,
+    CHAR_85M,
 )
 """Every recipe, in the order in which they are listed."""
 
