@@ -45,7 +45,7 @@ class Clock:
         self._open = ["other"]
         self._since = now()
         self._host = dict.fromkeys(PHASES, 0.0)
-        self._marks: list[tuple[str, Mark, Mark]] = []
+        self._marks: list[tuple[str, float, Mark, Mark]] = []
         self.ranges: Callable[[str], AbstractContextManager[Any]] = lambda _: nullcontext()
         """Shows a phase to a profiler as well."""
 
@@ -58,13 +58,14 @@ class Clock:
         """
         begun = self._mark() if self._mark is not None and name in ON_DEVICE else None
         self._enter(name)
+        entered = self._since
         try:
             with self.ranges(name):
                 yield
         finally:
             self._leave()
             if begun is not None and self._mark is not None:
-                self._marks.append((name, begun, self._mark()))
+                self._marks.append((name, self._since - entered, begun, self._mark()))
 
     def begin(self) -> None:
         """Begin to count, with no phase open, whatever was interrupted before."""
@@ -88,24 +89,23 @@ class Clock:
         """Seconds of every phase since the last call; their sum is the wall time between the two."""
         self._charge()
         seconds, self._host = self._host, dict.fromkeys(PHASES, 0.0)
-        for name, device in self._passed().items():
-            # What the host has already waited for inside the phase is in its own time.
-            late = min(max(0.0, device - seconds[name]), seconds["forward_backward"])
-            seconds[name] += late
-            seconds["forward_backward"] -= late
+        for name, late in self._late().items():
+            moved = min(late, seconds["forward_backward"])
+            seconds[name] += moved
+            seconds["forward_backward"] -= moved
         return seconds
 
-    def _passed(self) -> dict[str, float]:
-        """Seconds on the device of the phases that it has left; the others are read the next time."""
-        spent = dict.fromkeys(ON_DEVICE, 0.0)
-        later = []
-        for name, begun, ended in self._marks:
+    def _late(self) -> dict[str, float]:
+        """Seconds that a device went on with phases after the host had left them; those not over come the next time."""
+        late = dict.fromkeys(ON_DEVICE, 0.0)
+        still = []
+        for name, on_host, begun, ended in self._marks:
             if ended.passed():
-                spent[name] += begun.seconds_until(ended)
+                late[name] += max(0.0, begun.seconds_until(ended) - on_host)
             else:
-                later.append((name, begun, ended))
-        self._marks = later
-        return spent
+                still.append((name, on_host, begun, ended))
+        self._marks = still
+        return late
 
 
 def listen_to_waits(config: Any, clock: Clock, *, ranks: int) -> None:

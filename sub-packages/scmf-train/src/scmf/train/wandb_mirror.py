@@ -88,7 +88,7 @@ class WandbMirror:
     """
 
     def __init__(self, folder: Path, config: WandbConfig, *, identity: str, settings: Mapping[str, Any]) -> None:
-        wandb = _library()
+        self._library = wandb = _library()
         try:
             self._run: Any = wandb.init(
                 project=config.project,
@@ -115,8 +115,9 @@ class WandbMirror:
         """Nothing: the curves show both."""
 
     def close(self) -> None:
-        """Leave everything on disk and, online, wait up to a minute until it is sent."""
+        """Leave everything on disk and, online, wait up to a minute until it is sent; the library's process ends."""
         self._run.finish()
+        self._library.teardown()
 
 
 def _quiet(wandb: ModuleType, config: WandbConfig) -> Any:
