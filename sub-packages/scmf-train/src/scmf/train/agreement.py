@@ -7,7 +7,7 @@ waiting in a collective. Here every rank learns of it, one tells, and all stop.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -103,6 +103,8 @@ class Standing:
 
     stop: int = 0
     """Ranks that were asked to end."""
+    wishes: int = 0
+    """Ranks on which an observer of the user's asks the run to end."""
     failed: int = 0
     """Ranks that have no data for this step, or cannot save any more."""
     bad_cells: int = 0
@@ -112,7 +114,7 @@ class Standing:
 
 
 class Council:
-    """The ranks' agreement before every step: one sum of four numbers, by CPU. Alone, it is free."""
+    """The ranks' agreement before every step: one sum of a few numbers, by CPU. Alone, it is free."""
 
     def __init__(self) -> None:
         alone = dist.get_world_size() == 1
@@ -123,7 +125,7 @@ class Council:
         """The sum over all ranks; collective."""
         if self._group is None:
             return mine
-        numbers = torch.tensor([mine.stop, mine.failed, mine.bad_cells, mine.kiloflops], dtype=torch.int64)
+        numbers = torch.tensor(astuple(mine), dtype=torch.int64)
         dist.all_reduce(numbers, group=self._group)
         return Standing(*numbers.tolist())
 

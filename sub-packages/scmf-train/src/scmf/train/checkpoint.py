@@ -63,6 +63,8 @@ class Progress:
     """What validations have counted for early stopping and the plateau schedule."""
     loss_average: LossAverage = field(default_factory=LossAverage)
     """train/loss_ema so far."""
+    val_metric: str = "val/loss"
+    """Which loss `val_loss` is: `trainer.checkpoint.metric`."""
     optimizer: dict[str, str | bool] = field(default_factory=lambda: {"kind": "adamw", "ema": False})
     """What a resumed run must have unchanged of the optimizer: what it keeps. A record without it is of AdamW."""
 
@@ -145,8 +147,9 @@ class CheckpointFolder:
         self._link()
 
     def _best(self) -> list[Path]:
-        """Complete checkpoints with a validation loss, lowest first."""
-        rated = [(progress.val_loss, path) for path in self.complete() if (progress := _progress_or_none(path))]
+        """Complete checkpoints with a loss of the metric that decides, lowest first."""
+        found = ((progress, path) for path in self.complete() if (progress := _progress_or_none(path)))
+        rated = [(progress.val_loss, path) for progress, path in found if progress.val_metric == self.config.metric]
         return [path for _, path in sorted((loss, path) for loss, path in rated if loss is not None)]
 
     def _good(self) -> list[Path]:

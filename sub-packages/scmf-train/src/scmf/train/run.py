@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from scmf.train.layout import Layout
 from scmf.train.memory import describe_microbatch, fit_microbatch
 from scmf.train.metrics import Metrics, MetricsFile, MetricSink, TensorBoardMirror
 from scmf.train.objective import objective_of, predicted_share, with_labels
+from scmf.train.observers import find_classes, make_observers
 from scmf.train.optimizer import describe_optimizer
 from scmf.train.out_of_memory import refuse_memory_history, told_when_memory_runs_out
 from scmf.train.profiler import refuse_profile
@@ -36,6 +38,7 @@ from scmf.train.stalls import refuse_without_validation
 from scmf.train.start import claim
 from scmf.train.trainer import Trainer
 from scmf.train.utilisation import find_meter
+from scmf.train.validation import open_named
 from scmf.train.wandb_mirror import WandbMirror, refuse_without_wandb, run_id
 
 
@@ -118,7 +121,9 @@ def build_trainer(config: MainConfig, layout: Layout) -> tuple[Trainer, Resolved
     files = {"config.yaml": to_yaml(config).encode()} if layout.world.is_first else {}
     if layout.world.is_first:
         files["vocabulary.parquet"] = _vocabulary_file(stream)
-    return Trainer(config, engine=engine, stream=stream, directory=directory, files=files), resolved
+    named = together(lambda: open_named(config.trainer, stream, engine.passes.objectives))
+    trainer = Trainer(config, engine=engine, stream=stream, directory=directory, files=files, named=named)
+    return trainer, resolved
 
 
 def fit_memory(config: MainConfig, engine: Engine) -> DataConfig:
@@ -153,6 +158,7 @@ def run(config: MainConfig, layout: Layout, *, resume: str | None) -> int:
     if resume is None:
         on_first(RunDirectory(Path(config.trainer.result_dir)).refuse_to_overwrite)  # before minutes of building
     on_first(lambda: refuse_without_wandb(config.trainer.log.wandb))
+    classes = together(lambda: find_classes(config.trainer.observers))
     trainer, resolved = build_trainer(config, layout)
     by_epochs = config.trainer.max_epochs is not None
     with ExitStack() as stack:
@@ -160,6 +166,8 @@ def run(config: MainConfig, layout: Layout, *, resume: str | None) -> int:
         together(start.check_visible)
         console = stack.enter_context(together(lambda: _open(trainer, resolved)))
         start.take(trainer, console)
+        if not trainer.over:
+            _observe(trainer, classes, console)
         metrics = stack.enter_context(_metrics(trainer, console))
         if trainer.step >= resolved.max_steps:
             console.say(f"nothing to do: the run is at step {trainer.step:,} of {resolved.max_steps:,}", level=0)
@@ -172,12 +180,14 @@ def run(config: MainConfig, layout: Layout, *, resume: str | None) -> int:
             )
             return 0
         ended, folder = _fit(trainer, metrics, console), trainer.directory.path
-        if not ended:
+        if not ended and trainer.observer_stop is None:
             console.say(
                 f"asked to end: saved at step {trainer.step:,}, exit code {REQUEUE}; --resume auto goes on", level=0
             )
             return REQUEUE
         together(lambda: _note_end(trainer))
+        if trainer.observer_stop is not None:
+            console.say(f"an observer has ended the run at step {trainer.step:,}: {trainer.observer_stop}")
         seen = f"{trainer.cells_seen:,} {trainer.stream.noun}s"
         console.say(f"done: {counted(trainer.step, 'step')}, {seen}; the run is in {folder}", level=0)
         return 0
@@ -191,11 +201,22 @@ def _fit(trainer: Trainer, metrics: Metrics, console: Console) -> bool:
         return trainer.fit(metrics, console)
 
 
+def _observe(trainer: Trainer, classes: Sequence[type], console: Console) -> None:
+    """Make the user's observers, before anything of this start is measured."""
+    entries, rank = trainer.config.trainer.observers, trainer.engine.layout.world.rank
+    trainer.observers = together(lambda: make_observers(entries, classes, rank=rank, warn=console.warn))
+    for entry in entries:
+        console.say(f"watch  {entry.observer}")
+
+
 def _note_end(trainer: Trainer) -> None:
     """Why the run has ended, in run.json."""
-    if trainer.engine.layout.world.is_first:
-        reason = "early_stop" if trainer.stopped_early else "max_steps"
-        trainer.directory.note_end({"reason": reason, "step": trainer.step, "best": trainer.stalls.stop.best})
+    if not trainer.engine.layout.world.is_first:
+        return
+    end: dict[str, Any] = {"reason": "early_stop" if trainer.stopped_early else "max_steps", "step": trainer.step}
+    if trainer.observer_stop is not None:
+        end |= {"reason": "observer", "why": trainer.observer_stop}
+    trainer.directory.note_end({**end, "best": trainer.stalls.stop.best})
 
 
 def _open(trainer: Trainer, resolved: Resolved) -> Console:

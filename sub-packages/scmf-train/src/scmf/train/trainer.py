@@ -38,7 +38,7 @@ from scmf.train.seen_cells import SeenRecord
 from scmf.train.signals import StopSignals
 from scmf.train.stalls import Stalls, watches_validation
 from scmf.train.utilisation import Meter
-from scmf.train.validation import Validation, loss_numbers
+from scmf.train.validation import Validation
 from scmf.train.watchdog import Watchdog
 
 
@@ -258,7 +258,7 @@ class Trainer:
         return {
             "epoch": self.stream.epoch(self.cells_seen),
             "cells_seen": self.cells_seen,
-            **loss_numbers("train", report.loss),
+            **report.loss.numbers("train"),
             "train/loss_ema": self.loss_average.mean,
             "train/grad_norm": math.nan if report.grad_norm is None else report.grad_norm,
             "train/lr": report.lr,
