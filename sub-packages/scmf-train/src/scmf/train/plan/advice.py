@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from scmf.core.errors import ConfigError, MachineError
 from scmf.core.text import counted
+from scmf.model.config import largest_divisor
 from scmf.train.config import MainConfig
 from scmf.train.plan.estimate import Plan, most_tokens
 from scmf.train.plan.target import Target
@@ -28,21 +29,28 @@ class Change:
     tokens: int | None = None
     """Positions of a microbatch, where that has to be smaller."""
 
+    replicas: int = 1
+
     def words(self, config: MainConfig) -> list[str]:
-        """Overrides.
-
-        Args:
-            config: that is changed: padded microbatches are counted in cells.
-        """
+        """Overrides of a config."""
         words = [f"trainer.parallel.{key}={value}" for key, value in self.parallel]
-        return words if self.tokens is None else [*words, microbatch_word(config, self.tokens)]
+        if self.tokens is None:
+            return words
+        return [*words, microbatch_word(config, self.tokens, replicas=self.replicas)]
 
 
-def microbatch_word(config: MainConfig, tokens: int) -> str:
-    """The override that makes a microbatch of at most so many positions."""
+def microbatch_word(config: MainConfig, tokens: int, *, replicas: int) -> str:
+    """The override that makes a microbatch of at most so many positions.
+
+    Args:
+        config: packed, or padded: then it is cells that are counted, and they divide a replica's share of a step.
+        tokens: positions.
+        replicas: that share a step's cells.
+    """
     if config.data.packing:
         return f"data.microbatch_tokens={tokens}"
-    return f"data.micro_batch_size={max(1, tokens // config.data.tokenizer.seq_length)}"
+    cells = max(1, tokens // config.data.tokenizer.seq_length)
+    return f"data.micro_batch_size={largest_divisor(config.data.global_batch_size // replicas, cells)}"
 
 
 def refuse_misfit(plan: Plan, command: Callable[[int, Sequence[str]], str]) -> None:
@@ -82,7 +90,7 @@ def _microbatch(config: MainConfig) -> str:
 def nearest_fit(plan: Plan) -> Change | None:
     """The smallest change that fits: a smaller microbatch, then recomputation, sharding, splitting, more devices."""
     if plan.most_tokens is not None:
-        return Change(plan.target.devices, (), plan.most_tokens)
+        return Change(plan.target.devices, (), plan.most_tokens, plan.target.replicas)
     return next(filter(None, (_fitted(plan, change) for change in _changes(plan))), None)
 
 
@@ -113,7 +121,7 @@ def _fitted(plan: Plan, change: Change) -> Change | None:
     if tokens is None:
         return None
     asked = config.data.microbatch_tokens or (config.data.micro_batch_size or 1) * config.data.tokenizer.seq_length
-    return replace(change, tokens=tokens) if tokens < asked else change
+    return replace(change, replicas=replicas, tokens=tokens if tokens < asked else None)
 
 
 def _changed(config: MainConfig, change: Change) -> MainConfig:

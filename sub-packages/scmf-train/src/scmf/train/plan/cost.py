@@ -29,9 +29,9 @@ class Products:
     """FLOPs of a mean step on one replica."""
 
     real: float
-    """Of real tokens: what MFU counts."""
+    """Of real tokens, the mean over the replicas: what MFU counts."""
     computed: float
-    """With padding and what is computed twice: what the chip does."""
+    """With padding and what is computed twice, on the first replica: what its chips do."""
     real_per_cell: float
 
 
@@ -43,8 +43,9 @@ def products_of(model: ModelConfig, workload: Workload, *, parallel: ParallelCon
         workload: shapes of steps.
         parallel: for what is recomputed.
     """
-    size, shapes = workload.vocabulary_size, workload.shapes
-    real = sum(training_flops(model, lengths=s.cells.tolist(), targets=s.targets, vocabulary_size=size) for s in shapes)
+    size, shapes, lengths = workload.vocabulary_size, workload.shapes, workload.lengths
+    targets = round(workload.target_share * int(lengths.sum()))
+    real = training_flops(model, lengths=lengths.tolist(), targets=targets, vocabulary_size=size) / len(lengths)
     computed = sum(
         computed_flops(
             model,
@@ -56,8 +57,7 @@ def products_of(model: ModelConfig, workload: Workload, *, parallel: ParallelCon
         )
         for s in shapes
     )
-    cells, steps = sum(len(s.cells) for s in shapes), len(workload.steps)
-    return Products(real / steps, computed / steps, real / max(1, cells))
+    return Products(real * workload.batch / workload.replicas, computed / len(workload.steps), real)
 
 
 def bubble(parallel: ParallelConfig, microbatches: float) -> float:

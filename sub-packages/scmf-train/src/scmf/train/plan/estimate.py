@@ -12,6 +12,7 @@ from scmf.train.flops import utilisation
 from scmf.train.objective import objective_of, predicted_share
 from scmf.train.plan.cost import Products, Rates, bubble, products_of, seconds_at, validation_share
 from scmf.train.plan.memory import Memory, Place, memory_of, save_bytes, stage_parameters
+from scmf.train.plan.probe_result import Measured
 from scmf.train.plan.target import Target
 from scmf.train.plan.workload import Workload, full_shape, largest_shape
 
@@ -186,3 +187,21 @@ def make_plan(config: MainConfig, target: Target, workload: Workload) -> Plan:
         most_tokens=most_tokens(config, target, workload),
         speeds=(),
     )
+
+
+def calibrated(plan: Plan, measured: Measured) -> Plan:
+    """The plan with memory as measured: what the formulas leave unexplained is the allocator's.
+
+    The peak of a probe's largest microbatch is set against what the formulas say for it; the difference is taken to
+    be there for larger ones too. It can be negative, where libraries take less than is reckoned with.
+
+    Args:
+        plan: by formula.
+        measured: on the machine that it is for.
+    """
+    place = place_of(plan.config, plan.target, vocabulary_size=plan.workload.vocabulary_size)
+    seen = memory_of(place, measured.largest, microbatches=1, saving=False)
+    unexplained = measured.peak - seen.total
+    memory = replace(plan.memory, allocator=unexplained)
+    most = most_tokens(plan.config, plan.target, plan.workload, allocator=unexplained)
+    return replace(plan, memory=memory, most_tokens=most)

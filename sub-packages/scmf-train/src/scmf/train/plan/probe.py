@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from scmf.train.engine import Engine
 from scmf.train.interval import peak_resident_bytes
 from scmf.train.layout import Layout, lay_out
 from scmf.train.plan.cost import Rates, Timing, fit_rates
+from scmf.train.plan.probe_result import Measured
 from scmf.train.plan.workload import Shape, shape_of
 from scmf.train.run import open_cells, resolve
 from scmf.train.world import join_world
@@ -35,23 +36,6 @@ _MOST = 4
 """Tokens of the largest microbatch, in sequence lengths."""
 _PACKS = 6
 """Packs of different cells that are taken in turn: an allocator's peak shows only when sizes change."""
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """What a probe has found."""
-
-    wall: Rates
-    """By the clock."""
-    processor: Rates
-    """By the time of this process on all its cores, which a busy machine disturbs less. On a GPU: the host's alone."""
-    peak: int
-    """Bytes: of the GPU where there is one, else resident."""
-    largest: Shape
-    """The largest microbatch that this peak has seen."""
-    rounds: int
-    seconds: float
-    """That were measured."""
 
 
 def probe(config: MainConfig, *, seconds: float = SECONDS) -> Measured:

@@ -50,7 +50,11 @@ class Workload:
     """Steps of the run as its first data-parallel replica sees them."""
 
     steps: tuple[tuple[Shape, ...], ...]
-    """Microbatches of each step that was looked at."""
+    """Microbatches of each step that was looked at, on the first replica."""
+    lengths: LongArray
+    """(n,) int64 tokens of cells over all replicas, rising."""
+    batch: int
+    """Cells a step, all replicas together."""
     replicas: int
     vocabulary_size: int
     noun: str = "cell"
@@ -66,14 +70,14 @@ class Workload:
         return [shape for step in self.steps for shape in step]
 
     @property
-    def lengths(self) -> LongArray:
-        """(n,) int64 tokens of every cell that was looked at, in rising order."""
-        return np.sort(np.concatenate([shape.cells for shape in self.shapes] or [np.zeros(0, np.int64)]))
-
-    @property
     def tokens_per_step(self) -> float:
         """Real tokens of a step, all replicas together."""
-        return sum(shape.tokens for shape in self.shapes) / len(self.steps) * self.replicas
+        return float(self.lengths.mean()) * self.batch
+
+    @property
+    def target_share(self) -> float:
+        """Targets of a token."""
+        return sum(shape.targets for shape in self.shapes) / max(1, sum(shape.tokens for shape in self.shapes))
 
     @property
     def microbatches(self) -> float:
@@ -86,31 +90,40 @@ class Workload:
         return sum(s.tokens for s in self.shapes) / max(1, sum(s.positions for s in self.shapes))
 
 
-def look_at_stream(stream: StepStream, *, max_steps: int, replicas: int) -> Workload:
+def look_at_stream(first: StepStream, whole: StepStream, *, max_steps: int, replicas: int) -> Workload:
     """Steps of a run, spread evenly from its first to its last.
 
     Args:
-        stream: of the first of the replicas.
+        first: of the first of the replicas.
+        whole: of a single replica, for what all of them have together; the same where there is one.
         max_steps: of the run.
         replicas: that share a step's cells.
 
     Raises:
         StoreError: the store is damaged.
     """
-    batch = stream.config.global_batch_size
-    wanted = max(2, min(MOST_STEPS, math.ceil(CELLS * replicas / batch)))
-    steps = np.unique(np.linspace(0, max_steps - 1, min(wanted, max_steps)).astype(np.int64)).tolist()
-    seen = tuple(
-        shapes_of(stream.step(step * batch), packing=stream.config.packing, pad=_pad(stream)) for step in steps
-    )
+    steps = [shapes for shapes in _steps(first, max_steps, cells=CELLS * replicas) if shapes]
+    seen = steps if first is whole else _steps(whole, max_steps, cells=CELLS)
     return Workload(
-        steps=seen,
+        steps=tuple(steps),
+        lengths=np.sort(np.concatenate([shape.cells for shapes in seen for shape in shapes])),
+        batch=whole.config.global_batch_size,
         replicas=replicas,
-        vocabulary_size=len(stream.vocabulary),
-        noun=stream.noun,
-        n_train=stream.n_train,
-        source=f"{len(steps):,} of the run's {max_steps:,} steps, from its first to its last",
+        vocabulary_size=len(whole.vocabulary),
+        noun=whole.noun,
+        n_train=whole.n_train,
+        source=f"{len(seen):,} of the run's {max_steps:,} steps, from its first to its last",
     )
+
+
+def _steps(stream: StepStream, max_steps: int, *, cells: int) -> list[tuple[Shape, ...]]:
+    """Shapes of steps over the run, of about so many cells."""
+    batch = stream.config.global_batch_size
+    wanted = min(max_steps, MOST_STEPS, max(2, math.ceil(cells / batch)))
+    numbers = np.unique(np.linspace(0, max_steps - 1, wanted).astype(np.int64)).tolist()
+    return [
+        shapes_of(stream.step(number * batch), packing=stream.config.packing, pad=_pad(stream)) for number in numbers
+    ]
 
 
 def shapes_of(batch: StepBatch, *, packing: bool, pad: int | None = None) -> tuple[Shape, ...]:
@@ -153,6 +166,8 @@ def look_at_lengths(
     drawn = random_stream(0, "plan/lengths").choice(cut, (n_steps, cells)).astype(np.int64)
     return Workload(
         steps=tuple(_lay_out(step, data, share=share, align=align) for step in drawn),
+        lengths=np.sort(cut),
+        batch=data.global_batch_size,
         replicas=replicas,
         vocabulary_size=vocabulary_size,
         source=f"--lengths, {len(lengths):,} of them" if len(lengths) > 1 else "--lengths: all cells alike",
