@@ -9,7 +9,7 @@ PACKAGES := core data model train eval
 WORKERS ?= 2
 STAMP := $(VENV)/.ready
 
-.PHONY: setup demo test check format recipes clean
+.PHONY: setup demo test check format recipes docs clean
 
 setup: $(STAMP)
 
@@ -42,5 +42,9 @@ test: setup
 recipes: setup
 	$(BIN)/python scripts/write_recipes.py
 
+# The pages as HTML in site/; a broken link, anchor or picture is an error.
+docs: setup
+	$(BIN)/python scripts/build_docs.py
+
 clean:
-	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) demo site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
