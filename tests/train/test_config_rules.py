@@ -399,6 +399,11 @@ BROKEN = [
         "did you mean val/donor/loss?",
     ),
     (
+        ["model.task={kind: classify, column: type}", "trainer.validate.splits=[{name: classify, split: b}]"],
+        "the split classify has the name of an objective, whose numbers are val/classify/... as well",
+        "call it classify_cells",
+    ),
+    (
         ["trainer.observers=[Mine]"],
         "observer: Mine is no dotted path of a class",
         "my_package.my_module.MyObserver",

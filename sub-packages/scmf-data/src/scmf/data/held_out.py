@@ -6,18 +6,15 @@ refused: its loss would measure memory.
 
 from __future__ import annotations
 
-from copy import copy
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from scmf.core.errors import ConfigError
-from scmf.data.drawing import RandomDrawing, id_chunks
+from scmf.data.drawing import id_chunks
 from scmf.data.joined import open_store
-from scmf.data.rank import RankTokenizer, refuse_other_rank_order
-from scmf.data.readahead import expect_random_access
-from scmf.data.split import CellSet, RunSet, Splits, named_sets
+from scmf.data.split import CellSet, RunSet, named_sets
 from scmf.data.store import CellStore
 from scmf.data.stream import CellStream
 
@@ -52,7 +49,7 @@ def open_held_out(
             fix="name another split or part; scmf-store info lists them",
         )
     _refuse_training_cells(stream, other, cells, name=name, key=key)
-    return _over(stream, other, cells)
+    return stream.over(other, cells)
 
 
 def _cells(stream: CellStream, other: CellStore, *, split: str | None, part: Part, key: str) -> CellSet:
@@ -87,18 +84,3 @@ def _place_in(store: CellStore, other: CellStore) -> int | None:
             return first
         first += len(member)
     return None
-
-
-def _over(stream: CellStream, store: CellStore, cells: CellSet) -> CellStream:
-    """The stream over other cells; it draws nothing but them."""
-    other = copy(stream)
-    other.store = store
-    other.splits = Splits(train=cells, validation=cells, test=cells)
-    other.drawing = RandomDrawing(cells, seed=stream.seed)
-    if store is not stream.store:
-        refuse_other_rank_order(store, stream.vocabulary)
-        other.tokenizer = RankTokenizer(
-            stream.vocabulary, gene_ids=store.gene_ids, seq_length=stream.config.tokenizer.seq_length
-        )
-        expect_random_access(store)
-    return other

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -100,6 +102,30 @@ class CellStream:
         self._objective = objective
         self._stand_ins = StandIns(seed)
         expect_random_access(store)
+
+    def over(self, store: CellStore, cells: CellSet) -> CellStream:
+        """The same tokens, packs and masks for other cells: what is trained, validated and tested on is those.
+
+        Args:
+            store: this stream's, or another one.
+            cells: of that store.
+
+        Raises:
+            VocabularyError: the vocabulary knows no gene of the store, or ranks its cells otherwise.
+            StoreError: obs of the store lacks a column of labels.
+        """
+        other = copy(self)
+        other.store, other.splits = store, Splits(train=cells, validation=cells, test=cells)
+        other.drawing = RandomDrawing(cells, seed=self.seed)
+        if store is not self.store:
+            refuse_other_rank_order(store, self.vocabulary)
+            other.tokenizer = RankTokenizer(
+                self.vocabulary, gene_ids=store.gene_ids, seq_length=self.config.tokenizer.seq_length
+            )
+            other.labels = read_labels(store, cells, {name: one.column for name, one in self.labels.items()})
+            other._collator = replace(self._collator, labels=other.labels)  # noqa: SLF001  # its own class
+            expect_random_access(store)
+        return other
 
     @property
     def n_train(self) -> int:

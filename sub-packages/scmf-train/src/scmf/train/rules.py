@@ -198,6 +198,16 @@ def _validation_has_cells(config: MainConfig) -> Iterator[Fault]:
         )
 
 
+def _names_of_validation_splits_are_free(config: MainConfig) -> Iterator[Fault]:
+    for split in config.trainer.validation.splits:
+        if split.name in config.model.task.objectives:
+            yield Fault(
+                "trainer.validate.splits",
+                f"the split {split.name} has the name of an objective, whose numbers are val/{split.name}/... as well",
+                f"call it {split.name}_cells, or rename the objective",
+            )
+
+
 def _what_moves_ends_within_the_run(config: MainConfig) -> Iterator[Fault]:
     data, run = config.data, config.trainer.max_steps
     if not isinstance(data, CellsConfig) or run is None:
@@ -277,6 +287,7 @@ def _memory_is_not_probed_under_fsdp(config: MainConfig) -> Iterator[Fault]:
 
 RULES: tuple[Callable[[MainConfig], Iterator[Fault]], ...] = (
     _what_moves_ends_within_the_run,
+    _names_of_validation_splits_are_free,
     _heads_divide_by_tensor,
     _ffn_divides_by_tensor,
     _layers_divide_by_pipeline,

@@ -102,6 +102,7 @@ def build_trainer(config: MainConfig, layout: Layout) -> tuple[Trainer, Resolved
     """
     stream = together(lambda: open_cells(config, layout))
     together(lambda: refuse_without_validation(config.trainer, stream.n_validation))
+    named = together(lambda: open_named(config.trainer, stream))
     config = together(lambda: with_labels(with_steps(config, stream.n_train), stream))
     resolved = together(lambda: resolve(config, layout, config.trainer.steps))
     seq_length = config.data.tokenizer.seq_length
@@ -117,11 +118,11 @@ def build_trainer(config: MainConfig, layout: Layout) -> tuple[Trainer, Resolved
         config = config.replace(data=smaller)
         resolved = replace(resolved, microbatch=describe_microbatch(smaller))
         stream = together(lambda: open_cells(config, layout))
+        named = together(lambda: open_named(config.trainer, stream))
     directory = RunDirectory(Path(config.trainer.result_dir))
     files = {"config.yaml": to_yaml(config).encode()} if layout.world.is_first else {}
     if layout.world.is_first:
         files["vocabulary.parquet"] = _vocabulary_file(stream)
-    named = together(lambda: open_named(config.trainer, stream, engine.passes.objectives))
     trainer = Trainer(config, engine=engine, stream=stream, directory=directory, files=files, named=named)
     return trainer, resolved
 

@@ -11,7 +11,6 @@ from scmf.data.step_stream import StepStream
 from scmf.data.stream import CellStream
 from scmf.train.config import TrainerConfig
 from scmf.train.engine import Engine
-from scmf.train.losses import Objectives
 
 
 class Validation:
@@ -50,29 +49,21 @@ class Validation:
         return [batch for batch in batches if batch is not None]
 
 
-def open_named(config: TrainerConfig, stream: StepStream, objectives: Objectives) -> dict[str, StepStream]:
+def open_named(config: TrainerConfig, stream: StepStream) -> dict[str, StepStream]:
     """The cells of every entry of `trainer.validate.splits`.
 
     Args:
         config: of the run.
         stream: of the run.
-        objectives: of the run, whose names numbers have as well.
 
     Raises:
         StoreError: no such store or split.
         VocabularyError: the vocabulary knows no gene of a store.
-        ConfigError: no cells, cells that the run trains on, data that has no named splits, a name that is taken.
+        ConfigError: no cells, cells that the run trains on, data that has no named splits.
     """
-    taken = {objective.name for objective in objectives.each}
     found: dict[str, StepStream] = {}
     for number, split in enumerate(config.validation.splits):
         key = f"trainer.validate.splits[{number}]"
-        if split.name in taken:
-            raise ConfigError(
-                f"the split {split.name} has the name of an objective, whose numbers are val/{split.name}/... too",
-                where=f"{key}.name",
-                fix=f"call it {split.name}_cells, or rename the objective",
-            )
         if not isinstance(stream, CellStream):
             raise ConfigError(
                 f"data.kind={stream.config.kind} has no named splits",
