@@ -108,6 +108,9 @@ class SequenceSplitConfig(SharesConfig, Variant):
 class ContiguousSplitConfig(SequenceSplitConfig, kind="contiguous"):
     """The first tokens train, the next validate, the last test; units are windows of seq_length tokens. For text."""
 
+    move_windows: bool = True
+    """Let the windows of training begin elsewhere in every epoch, so that no token is always the first of one."""
+
 
 class HashSplitConfig(SequenceSplitConfig, kind="hash"):
     """A hash of its tokens decides where a sequence goes, so that equal ones stay together; units are sequences."""
@@ -292,8 +295,12 @@ class SequencesConfig(DataConfig, kind="sequences"):
         ContiguousSplitConfig()
     )
     """What trains and what is held out, and with it the unit: contiguous (windows of text), or hash (sequences)."""
-    move_windows: bool = True
-    """Let the windows of training begin elsewhere in every epoch, so that no token is always the first of one."""
+    global_batch_size: Annotated[int, Field(ge=1, le=16_777_216)]
+    """Windows (or whole sequences) an optimizer step, all ranks together."""
+    packing: bool = True
+    """Lay windows end to end without padding; false pads each to the longest of its microbatch."""
+    micro_batch_size: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    """Windows (or whole sequences) of a padded microbatch on one rank. Only without packing."""
 
     def open(self, **place: Any) -> Any:
         """The step batches that this section describes.
@@ -314,3 +321,13 @@ class SequencesConfig(DataConfig, kind="sequences"):
     def folders(self) -> tuple[str, ...]:
         """The store; () where a class of one's own opens something else."""
         return (self.store,) if type(self).open is SequencesConfig.open else ()
+
+    def faults(self) -> Iterator[Fault]:
+        """A store on a disk of this machine: it is read from a memory map."""
+        yield from super().faults()
+        if "://" in self.store:
+            yield Fault(
+                "store",
+                f"data.store={self.store} is not on a disk, and stores of sequences are read by memory map",
+                "copy the folder to a disk and name that",
+            )

@@ -71,6 +71,8 @@ class SequenceStream:
         roles = roles_of(self.vocabulary)
         self._shifted = not isinstance(objective, Corruption)
         self._bos = self._shifted and roles.bos is not None
+        split = config.split
+        self._moving = isinstance(split, ContiguousSplitConfig) and split.move_windows
         self.ranges: TokenRanges | None = None
         """Tokens of each split, where windows are the units."""
         self._units: dict[SplitName, Units] = self._divide()
@@ -108,7 +110,7 @@ class SequenceStream:
             "vocabulary": self.vocabulary.fingerprint,
             "tokenizer": f"{tokenizer.kind}, seq_length {tokenizer.seq_length}",
             "split": f"{split.kind}, validation {split.validation}, test {split.test}",
-            "windows": "moving" if self.config.move_windows else "fixed",
+            "windows": "moving" if self._moving else "fixed",
             "objective": describe_objective(self.objective),
             "seed": str(self.seed),
         }
@@ -116,7 +118,7 @@ class SequenceStream:
     def report(self) -> tuple[list[str], dict[str, Any]]:
         """How tokens are split and cut, for the console and for the run's record."""
         lines = [f"split  {self._describe_split()}"]
-        moving = "; windows begin elsewhere in every epoch" if self.config.move_windows else ""
+        moving = "; windows begin elsewhere in every epoch" if self._moving else ""
         if self.ranges is not None:
             lines.append(f"order  random windows of {self.config.tokenizer.seq_length:,} tokens{moving}")
         else:
@@ -127,7 +129,7 @@ class SequenceStream:
                 lines.append(
                     f"       {many} are longer than {self.config.tokenizer.seq_length:,} tokens, and cut there"
                 )
-        return lines, {"split": self._describe_split(), "move_windows": self.config.move_windows}
+        return lines, {"split": self._describe_split(), "move_windows": self._moving}
 
     def draw(self, cells_seen: int) -> Draw:
         """Units of the step that begins after so many; a step may reach into the next epoch."""
@@ -218,7 +220,7 @@ class SequenceStream:
             size=self.config.tokenizer.seq_length,
             seed=self.seed,
             purpose=f"order/{split}" if split != "train" else "order",
-            moving=self.config.move_windows and split == "train",
+            moving=self._moving and split == "train",
         )
 
     def _sequences(self, split: SplitName, chosen: CellSet) -> Units:
