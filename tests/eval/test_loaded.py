@@ -11,6 +11,10 @@ import yaml
 from scmf.core.errors import CheckpointError, ConfigError
 from scmf.eval.saved import find_saved
 from scmf.train.checkpoint import RECORD, _describe
+from support.command import lines, succeed
+from support.ranks import run_ranks
+from support.real import real_config, write_config
+from support.trained import train_run
 
 
 @pytest.mark.parametrize(
@@ -90,3 +94,26 @@ def test_only_the_data_of_a_trained_model_can_be_changed(cell_run):
     for change in ("model.layers=2", "data.tokenizer.seq_length=512"):
         with pytest.raises(ConfigError, match=f"{change} would change"):
             find_saved(cell_run, changes=(change,))
+
+
+@pytest.mark.parametrize(
+    ("layout", "weights", "key"),
+    [
+        pytest.param("trainer.parallel.tensor=2", "latest", "val/loss", id="TP2"),
+        pytest.param("trainer.parallel.shard_optimizer=true", "ema", "val/ema_loss", id="average shared out over DP2"),
+    ],
+)
+def test_a_model_trained_in_any_layout_is_the_same_model_in_one_process(layout, weights, key, demo_store, tmp_path):
+    wanted = [
+        "trainer.devices=2",
+        "trainer.max_steps=2",
+        "trainer.schedule.warmup_steps=1",
+        "trainer.checkpoint.every=2",
+        "trainer.validate={every: 2, batches: 100}",
+        "trainer.ema={decay: 0.5}",
+    ]
+    config = real_config(demo_store.path, tmp_path / "run", layout, *wanted)
+    assert run_ranks(train_run, 2, write_config(config, tmp_path / "cfg.yaml")) == [0, 0]
+    found = succeed("scmf-eval", "perplexity", "--run", tmp_path / "run", "--weights", weights, "--json")
+    measured = lines(tmp_path / "run" / "metrics.jsonl")[-1][key]
+    assert json.loads(found)["nats"] == pytest.approx(measured, abs=1e-5)

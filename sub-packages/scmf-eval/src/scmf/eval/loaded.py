@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from scmf.core.errors import MachineError
-from scmf.data.vocabulary import Vocabulary, load_vocabulary
+from scmf.data.any_vocabulary import AnyVocabulary, read_vocabulary
 from scmf.eval.saved import VOCABULARY_FILE, Saved
 from scmf.model.device import device_name
 from scmf.model.transformer import VocabularyShape
@@ -26,7 +26,7 @@ class LoadedModel:
     """A model in evaluation mode: no dropout, no gradients."""
 
     saved: Saved
-    vocabulary: Vocabulary
+    vocabulary: AnyVocabulary
     """The one that it was trained with, out of the checkpoint."""
     model: Any
     """The whole model, on this process's device: scmf.model.transformer."""
@@ -64,7 +64,7 @@ def load_model(saved: Saved, *, precision: Precision | None = None) -> Iterator[
         VocabularyError: its vocabulary cannot be read.
         MachineError: several processes were started, or this machine cannot compute in that precision.
     """
-    vocabulary = load_vocabulary(str(saved.folder / VOCABULARY_FILE))
+    vocabulary = read_vocabulary(saved.folder / VOCABULARY_FILE)
     _refuse_several()
     with join_world() as world, lay_out(world, ParallelConfig()) as layout:
         used = precision or _usual(saved, world)

@@ -9,6 +9,7 @@ import numpy as np
 
 from scmf.core.errors import ConfigError, VocabularyError
 from scmf.data.characters import CharVocabulary
+from scmf.data.config import HashSplitConfig
 from scmf.eval.generate import Continued, EndedBy, Limits, NextToken, continue_texts
 from scmf.eval.loaded import LoadedModel
 from scmf.eval.sampling import Sampling
@@ -60,6 +61,9 @@ class TextModel:
             )
         self._vocabulary = loaded.vocabulary
         self._seq_length = loaded.seq_length
+        # In training <bos> stands before the first character of a text. Short texts are seen from there on; of a long
+        # one nearly every window begins somewhere inside.
+        self._texts_begin = isinstance(loaded.config.data.split, HashSplitConfig)
         self._model = NextToken(
             loaded.model,
             device=loaded.layout.world.device,
@@ -104,8 +108,7 @@ class TextModel:
             ids: list[int] = self._vocabulary.encode(prompt).tolist()
         except VocabularyError as error:
             raise VocabularyError(error.what, where=f"prompt {number + 1}: {prompt[:60]!r}", fix=error.fix) from error
-        # In training <bos> stands before the first character of a text, and nowhere else.
-        return ids or [self._vocabulary.bos]
+        return [self._vocabulary.bos, *ids] if self._texts_begin or not ids else ids
 
     def _written(self, prompt: str, text: Continued, stops: tuple[str, ...]) -> Written:
         ids = text.ids[: self._place_of_stop(text.ids, stops)] if text.ended_by == "stop" else text.ids
