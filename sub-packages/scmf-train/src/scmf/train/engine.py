@@ -188,7 +188,7 @@ class Engine:
         apply_settings(self.optimizer, self.settings.optimizer)
 
     def load_weights(self, folder: Path, *, average: bool = False) -> None:
-        """Read weights alone; collective.
+        """Read weights alone; collective. Heads about whole cells that the checkpoint does not have stay as drawn.
 
         Args:
             folder: of a checkpoint.
@@ -197,7 +197,7 @@ class Engine:
         Raises:
             CheckpointError: unreadable, of another model, or without an average.
         """
-        load_weights(folder, stages=self.stages, layout=self.layout, average=average)
+        load_weights(folder, stages=self.stages, layout=self.layout, average=average, new_heads=True)
         # Under bf16 the optimizer holds the fp32 originals.
         self.optimizer.reload_model_params()
         if self.average is not None:

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import xxhash
+
 from scmf.core.errors import CheckpointError
+from scmf.model.task import CellTask, ClassifyTask
 from scmf.train.checkpoint import Progress
 from scmf.train.config import MainConfig, TrainerConfig
 
@@ -15,11 +18,29 @@ FREE = frozenset({"init_from", "init_std", "hidden_dropout", "attention_dropout"
 corruption is part of the data's fingerprint.)"""
 
 
+HEAD = "head "
+"""Begins the keys of heads about whole cells, which a checkpoint has by the names of their objectives."""
+
+
 def model_identity(config: MainConfig, precision: str) -> dict[str, Any]:
     """What of the model a resumed run must find unchanged, for the record."""
     model = config.model.model_dump(mode="json")
     kept = {key: value for key, value in model.items() if key not in FREE}
-    return {**kept, "seq_length": config.data.tokenizer.seq_length, "precision": precision}
+    heads = {
+        f"{HEAD}{name}": _describe_head(task)
+        for name, task in config.model.task.objectives.items()
+        if isinstance(task, CellTask)
+    }
+    return {**kept, "seq_length": config.data.tokenizer.seq_length, "precision": precision, **heads}
+
+
+def _describe_head(task: CellTask) -> str:
+    """What the outputs of a head mean, and of what they are made."""
+    if not isinstance(task, ClassifyTask):
+        return f"{task.kind}, pool {task.pool}"
+    names = task.classes or ()
+    digest = xxhash.xxh3_64("\n".join(names).encode()).hexdigest()
+    return f"{task.kind} {', '.join(names[:8])}{', ...' if len(names) > 8 else ''} ({digest}), pool {task.pool}"
 
 
 def optimizer_identity(trainer: TrainerConfig) -> dict[str, str | bool]:
@@ -57,13 +78,22 @@ def refuse_another_run(here: Progress, there: Progress, folder: Path, *, by_epoc
 def refuse_other_weights(here: Progress, there: Progress, folder: Path) -> None:
     """Compare sizes and vocabulary before weights are taken over; precision, dropout, data and seed may differ.
 
+    Heads about whole cells are compared where both have one of the same name: others begin anew, or are left out.
+
     Raises:
         CheckpointError: another model or vocabulary.
     """
-    sizes = [pair for pair in _pairs("model", here.model, there.model) if pair[0] != "model precision"]
+    other = {key for key in {**here.model, **there.model} if key.startswith(HEAD)} - (here.model.keys() & there.model)
+    unequal = {f"model {key}" for key in ("precision", *other)}
+    sizes = [pair for pair in _pairs("model", here.model, there.model) if pair[0] not in unequal]
     vocabulary = ("the vocabulary", here.data.get("vocabulary"), there.data.get("vocabulary"))
     fix = f"take the model section and data.tokenizer from {folder / 'config.yaml'}"
     _refuse_difference([*sizes, vocabulary], folder, fix)
+
+
+def new_heads(here: Progress, there: Progress) -> list[str]:
+    """Heads about whole cells that a run has and a checkpoint does not, in words."""
+    return [key for key in here.model if key.startswith(HEAD) and key not in there.model]
 
 
 def _pairs(name: str, here: Mapping[str, Any], there: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:

@@ -27,6 +27,8 @@ from scmf.train.world import lost_contact
 Stages = Sequence[Any]
 """This rank's part of the model: one stage, or the interleaved ones in the order of the layers."""
 INDEX = ".metadata"
+CELL_HEADS = "cell_heads."
+"""Begins the keys of heads about whole cells."""
 _INDEX_TYPES = frozenset(
     {
         ("collections", "OrderedDict"),
@@ -89,7 +91,9 @@ def load_shards(folder: Path, *, stages: Stages, optimizer: MegatronOptimizer, l
         take_optimizer(optimizer, state["optimizer"], places)
 
 
-def load_weights(folder: Path, *, stages: Stages, layout: Layout, average: bool = False) -> None:
+def load_weights(
+    folder: Path, *, stages: Stages, layout: Layout, average: bool = False, new_heads: bool = False
+) -> None:
     """Read the model's weights alone, into a model of the same sizes.
 
     Args:
@@ -97,15 +101,18 @@ def load_weights(folder: Path, *, stages: Stages, layout: Layout, average: bool 
         stages: of this rank.
         layout: of this run.
         average: read the running average that the optimizer has kept, which is fp32, in their place.
+        new_heads: a head about whole cells that the checkpoint does not have keeps the weights that it has.
 
     Raises:
         CheckpointError: unreadable, of another model, or without an average.
     """
-    check_index(folder)
+    known = check_index(folder)
     wanted = _sharded_weights(stages, layout)
+    anew = [key for key, weight in wanted.items() if weight.key.startswith(CELL_HEADS) and weight.key not in known]
+    kept = {key: wanted.pop(key).data for key in anew} if new_heads else {}
     if average:
         wanted = {key: _average_entry(weight) for key, weight in wanted.items()}
-    _take_weights(stages, _load(folder, {"model": wanted})["model"])
+    _take_weights(stages, _load(folder, {"model": wanted})["model"] | kept)
 
 
 def _average_entry(weight: Any) -> Any:
@@ -113,8 +120,11 @@ def _average_entry(weight: Any) -> Any:
     return replace(weight, key=state_key(AVERAGE, weight.key), data=weight.data.float(), dtype=torch.float32)
 
 
-def check_index(folder: Path) -> None:
+def check_index(folder: Path) -> frozenset[str]:
     """Refuse an index that names anything but the plain types of an index.
+
+    Returns:
+        Keys of everything in the checkpoint.
 
     Raises:
         CheckpointError: it does, or cannot be read.
@@ -122,7 +132,7 @@ def check_index(folder: Path) -> None:
     path = folder / INDEX
     try:
         with path.open("rb") as file:
-            _IndexUnpickler(file).load()
+            return frozenset(_IndexUnpickler(file).load().state_dict_metadata)
     except FileNotFoundError as error:
         raise _damaged(folder, "its index is missing") from error
     except CheckpointError:

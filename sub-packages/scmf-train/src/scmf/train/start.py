@@ -9,7 +9,7 @@ from pathlib import Path
 from scmf.core.errors import CheckpointError
 from scmf.train.checkpoint import RECORD, CheckpointFolder, find_path, read_progress, verify
 from scmf.train.console import Console
-from scmf.train.identity import refuse_another_run, refuse_other_weights
+from scmf.train.identity import new_heads, refuse_another_run, refuse_other_weights
 from scmf.train.trainer import Trainer
 
 
@@ -52,7 +52,8 @@ class Start:
             trainer.begin_again()
         if self.weights is not None:
             trainer.engine.load_weights(self.weights)
-            console.say(f"weights from {self.weights}")
+            anew = new_heads(trainer.progress(), read_progress(self.weights))
+            console.say(f"weights from {self.weights}" + (f"; drawn anew: {', '.join(anew)}" if anew else ""))
 
 
 def claim(trainer: Trainer, stack: ExitStack, *, resume: str | None, by_epochs: bool) -> Start:
