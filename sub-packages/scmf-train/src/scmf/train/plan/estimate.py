@@ -10,7 +10,7 @@ from scmf.train.alignment import align_of
 from scmf.train.config import MainConfig
 from scmf.train.flops import utilisation
 from scmf.train.objective import objective_of, predicted_share
-from scmf.train.plan.cost import Products, Rates, bubble, products_of, seconds_at, validation_share
+from scmf.train.plan.cost import Products, Rates, products_of, seconds_at, validation_share
 from scmf.train.plan.memory import Memory, Place, memory_of, save_bytes, stage_parameters
 from scmf.train.plan.probe_result import Measured
 from scmf.train.plan.target import Target
@@ -146,10 +146,14 @@ def assumed_speeds(
 
 def measured_speed(config: MainConfig, plan: Plan, rates: Rates, *, n_validation: int | None) -> Speed:
     """Speed by rates that were measured on this machine, one replica a process."""
-    size = plan.workload.vocabulary_size
-    seconds = [rates.seconds(config.model, step, vocabulary_size=size) for step in plan.workload.steps]
-    mean = sum(seconds) / len(seconds) * bubble(config.trainer.parallel, plan.workload.microbatches)
-    return _speed(config, plan, mean, basis="measured", n_validation=n_validation)
+    return _speed(config, plan, step_seconds(plan, rates), basis="measured", n_validation=n_validation)
+
+
+def step_seconds(plan: Plan, rates: Rates) -> float:
+    """Seconds of a mean step of the first replica, by measured rates."""
+    size, model = plan.workload.vocabulary_size, plan.config.model
+    seconds = [rates.seconds(model, step, vocabulary_size=size) for step in plan.workload.steps]
+    return sum(seconds) / len(seconds)
 
 
 def _speed(config: MainConfig, plan: Plan, seconds: float, *, basis: Basis, n_validation: int | None) -> Speed:

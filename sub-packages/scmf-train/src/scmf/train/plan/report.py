@@ -7,7 +7,7 @@ from typing import Any
 
 from scmf.core.text import counted
 from scmf.train.plan.advice import microbatch_word
-from scmf.train.plan.estimate import Plan, Speed
+from scmf.train.plan.estimate import Plan, Speed, step_seconds
 from scmf.train.plan.memory import Memory
 from scmf.train.plan.probe_result import Measured
 from scmf.train.plan.workload import Workload, quantiles
@@ -39,13 +39,13 @@ def work_lines(workload: Workload) -> list[str]:
 
 def model_lines(plan: Plan) -> list[str]:
     """Size and work."""
-    work = f"{flops(plan.products.real_per_cell)} a {plan.workload.noun}"
-    return [
-        (
-            f"model  {plan.parameters:,} parameters, {plan.target.precision}; {work}, forward and backward, of real "
-            "tokens and targets"
-        )
-    ]
+    return [f"model  {plan.parameters:,} parameters, {plan.target.precision}; {work_of(plan)}"]
+
+
+def work_of(plan: Plan) -> str:
+    """FLOPs of a cell."""
+    a_cell = f"{flops(plan.products.real_per_cell)} a {plan.workload.noun}"
+    return f"{a_cell}, forward and backward, of real tokens and targets"
 
 
 def batch_lines(plan: Plan) -> list[str]:
@@ -169,8 +169,15 @@ def plan_values(plan: Plan, measured: Measured | None = None) -> dict[str, Any]:
         "save_bytes": plan.host_copy,
         "largest_microbatch_tokens": plan.most_tokens,
         "speeds": [{name: _finite(getattr(speed, name)) for name in Speed.__slots__} for speed in plan.speeds],
-        "probe": None if measured is None else measured.values(),
+        "probe": None
+        if measured is None
+        else {**measured.values(), "processor_seconds_per_step": _busy(plan, measured)},
     }
+
+
+def _busy(plan: Plan, measured: Measured) -> float:
+    """Seconds of processors that a mean step takes, over all cores."""
+    return step_seconds(plan, measured.processor)
 
 
 def _finite(value: Any) -> Any:

@@ -59,12 +59,20 @@ def choose_target(config: MainConfig, name: str) -> Target:
         title=_title(known, gpus),
         gpu=gpu,
         memory=known.memory if known and not gpus else gpus[0][1] if gpus else memory_bytes() // ranks_a_node,
-        peak=known.peak_of(precision) if known else math.nan,
+        peak=_peak(config, known, precision, here=here),
         precision=precision,
         devices=devices,
         replicas=replicas,
         here=here,
     )
+
+
+def _peak(config: MainConfig, known: Hardware | None, precision: Resolved, *, here: bool) -> float:
+    """Of this machine what the config says, if it says; else by datasheet; NaN where neither is known."""
+    given = config.trainer.log.peak_tflops
+    if here and given is not None:
+        return given * 1e12
+    return known.peak_of(precision) if known else math.nan
 
 
 def _title(known: Hardware | None, gpus: tuple[tuple[str, int], ...]) -> str:
