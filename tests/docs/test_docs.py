@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from scmf.core.config_write import json_schema
+from scmf.train.bionemo_flags import FLAGS, WITHOUT_ONE_WORD
 from scmf.train.config import MainConfig
 from support.pages import (
     REPOSITORY,
@@ -48,6 +49,12 @@ STORE_COMMANDS = (
     "rank-order",
 )
 MODEL_COMMANDS = {"scmf-predict": ("generate",), "scmf-eval": ("perplexity",)}
+BIONEMO = {
+    *FLAGS,
+    *WITHOUT_ONE_WORD,
+    *(f"--{kind}-{what}-path" for kind in ("train", "valid") for what in ("cluster", "database")),
+}
+"""Flags of another program, which one page names beside ours."""
 INVENTED = {"trainer.optimzer.lr", "trainer.optimzer", "data.guides"}
 """Keys that config.md shows on purpose: a misspelt one, and one of the reader's own class."""
 
@@ -132,6 +139,8 @@ def _anchors(page):
 @pytest.mark.parametrize("page", PAGES)
 def test_every_option_that_a_page_names_is_in_the_help_of_its_command(page):
     unknown = [(" ".join(words), flag) for words, flag in _options(page) if flag not in _flags(*words)]
+    if page.name == "from-bionemo.md":  # its left columns
+        unknown = [(words, flag) for words, flag in unknown if flag not in BIONEMO]
     assert not unknown, f"{name(page)}: {unknown}"
 
 
@@ -147,7 +156,7 @@ def _options(page):
             known = MODEL_COMMANDS.get(command, STORE_COMMANDS)
             words = (command, word.strip()) if word and word.strip() in known else (command,)
             yield from ((words, flag) for flag in re.findall(r"(?<!\S)--[a-z-]+", rest))
-    for flag in (f for span in spans for f in re.findall(r"^--[a-z-]+", span)):
+    for flag in (f for span in spans for f in re.findall(r"^--[a-z0-9-]+", span)):
         yield (), flag
 
 

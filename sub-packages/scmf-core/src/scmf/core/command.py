@@ -55,6 +55,7 @@ class Parser(argparse.ArgumentParser):
             ConfigError: always.
         """
         parser = _deepest(self)
+        self.explain_foreign(parser)
         swaps = _misspelt_flags(parser) or _misspelt_choice(message)
         message = brief(message)
         if not swaps:
@@ -62,6 +63,13 @@ class Parser(argparse.ArgumentParser):
         meant = "; ".join(f"{wrong}: did you mean {right}?" for wrong, right in swaps.items())
         words = shlex.join([*self.prog.split(), *(_swap(w, swaps) for w in self.words or ())])
         raise ConfigError(f"{message}; {meant}", where="command line", fix=words)
+
+    def explain_foreign(self, parser: Parser) -> None:
+        """Hook for commands whose users bring flags of another program: raise ConfigError with what stands for them.
+
+        Args:
+            parser: of the sub-command that was reached; it knows the words.
+        """
 
     def options(self) -> list[str]:
         """The long flags that this parser knows."""

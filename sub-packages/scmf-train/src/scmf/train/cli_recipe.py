@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from scmf.core.command import Parser
 from scmf.core.config_write import json_schema, to_yaml, write_config
 from scmf.core.errors import ConfigError, StoreError, run_command
+from scmf.train.bionemo_flags import TrainingParser
 from scmf.train.config import MainConfig
 from scmf.train.recipe import Recipe, RecipeArguments, header, run_line
 from scmf.train.recipe_named import own_module_folder, recipe_named
@@ -67,7 +67,7 @@ def _shown(options: argparse.Namespace) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
+    parser = TrainingParser(
         prog="scmf-recipe",
         description="Write the complete, commented configuration of a run.",
         epilog=_EXAMPLES,

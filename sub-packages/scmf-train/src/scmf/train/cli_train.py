@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from scmf.core.command import Parser
 from scmf.core.errors import ConfigError, ScmfError, run_command
 from scmf.data.manifest import expect_store
+from scmf.train.bionemo_flags import TrainingParser
 from scmf.train.config import MainConfig, load_config
 from scmf.train.launch import die_with_launcher, run_ranks, under_launcher
 
@@ -74,7 +74,7 @@ def _verbosity(options: argparse.Namespace) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
+    parser = TrainingParser(
         prog="scmf-train",
         description="Train the model that a config describes.",
         epilog=_EXAMPLES,
