@@ -65,7 +65,7 @@ class Observers:
             method: one of `METHODS`.
             make: its argument, made only where there is an observer.
         """
-        if not self._watchers:
+        if not self._watchers or self.fault is not None:
             return
         event = make()
         for watcher in self._watchers:
@@ -195,7 +195,11 @@ def _find(entry: ObserverConfig, key: str) -> type:
         raise ConfigError(error.what, where=key, fix=error.fix) from error
     found = getattr(module, class_name, None)
     if not isinstance(found, type):
-        names = [name for name, value in vars(module).items() if isinstance(value, type) and _methods(value)]
+        names = [
+            name
+            for name, value in vars(module).items()
+            if isinstance(value, type) and set(_methods(value)) & {*METHODS}
+        ]
         is_what = "has no" if found is None else "says something else than a class by the name of"
         raise ConfigError(
             f"{entry.observer}: module {module_name} {is_what} {class_name}",
