@@ -75,4 +75,6 @@ def _reads_as_text(head: bytes) -> bool:
     if not head:
         return False
     lines = [line for line in re.split(rb"\r?\n", head) if line.strip()][:3]
+    if len(lines) < 2:
+        return True  # a table has names and numbers
     return all(len({line.count(mark) for line in lines}) > 1 or mark not in lines[0] for mark in _SEPARATORS)

@@ -48,7 +48,6 @@ class SequencePartWriter:
         write_document(path / GROUP, _GROUP)
         types = dict(zip(ARRAYS, (dtype, np.int64, np.uint64), strict=True))
         self._arrays = {name: ShardWriter(path / GROUP / name, types[name]) for name in ARRAYS}
-        self._arrays["indptr"].append(np.zeros(1, np.int64))
 
     @property
     def n_tokens(self) -> int:
@@ -66,6 +65,8 @@ class SequencePartWriter:
             ends: (k,) int64 tokens of the part up to the end of each.
             hashes: (k,) uint64 hash of each.
         """
+        if self.n_sequences == 0:
+            self._arrays["indptr"].append(np.zeros(1, np.int64))
         self._arrays["indptr"].append(ends)
         self._arrays["hashes"].append(hashes)
         self.n_sequences += len(ends)
