@@ -12,6 +12,7 @@ from typing import Any, Final, NoReturn
 
 from scmf.core.command import Parser
 from scmf.core.errors import ConfigError, StoreError, run_command
+from scmf.core.text import counted
 from scmf.data.manifest import expect_store
 from scmf.eval.cli_model import add_model, command, precision_of, saved_of
 from scmf.eval.saved import Saved
@@ -25,10 +26,10 @@ examples:
 """
 _SPLITS: Final = ("validation", "test", "train")
 MEASURES: Final = {
-    "clm": ("perplexity", "every token of the split, from those before it in its window"),
-    "mlm": ("pseudo-perplexity", "tokens hidden by the run's own masks, from the rest of the cell"),
+    "clm": ("perplexity", "each predicted from those before it in its {noun}"),
+    "mlm": ("pseudo-perplexity", "those hidden by the run's own masks, each predicted from the rest of its {noun}"),
 }
-"""By the kind of the task: what exp(loss) is called, and over which tokens it is taken."""
+"""By the kind of the task: what exp(loss) is called, and which tokens it is taken over."""
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -85,12 +86,13 @@ def _perplexity(options: argparse.Namespace) -> int:
     if options.json:
         sys.stdout.write(json.dumps(facts) + "\n")
         return 0
+    token = "character" if saved.config.data.tokenizer.kind == "char" else "token"
     lines = [
-        f"model   {loaded.describe()}",
-        f"data    {result.split} split: {result.tokens:,} tokens in {result.cells:,} {result.noun}s; {over}",
-        f"loss    {result.nats:.4f} nats, {result.bits:.4f} bits a target; {result.targets:,} targets",
-        f"{measure} {result.perplexity:,.3f}",
-        *(f"note    {name} is not as it was in training" for name in result.differences),
+        f"model    {loaded.describe()}",
+        f"data     {result.split} split: {result.tokens:,} {token}s in {counted(result.cells, result.noun)}",
+        f"targets  {result.targets:,} {token}s, {over.format(noun=result.noun)}",
+        f"loss     {result.nats:.4f} nats, {result.bits:.4f} bits a {token}; {measure} {result.perplexity:,.3f}",
+        *(f"note     {name} is not as it was in training" for name in result.differences),
     ]
     sys.stdout.write("\n".join(lines) + "\n")
     return 0
