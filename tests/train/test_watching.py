@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import socket
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,6 +22,7 @@ from scmf.train.checkpoint import CheckpointFolder, read_progress
 from scmf.train.config import CheckpointConfig
 from scmf.train.flops import training_flops
 from scmf.train.log_config import ProfileConfig, WandbConfig
+from scmf.train.metric_names import ALIASES
 from scmf.train.objective import objective_of
 from scmf.train.out_of_memory import refuse_memory_history, told_when_memory_runs_out
 from scmf.train.phases import PHASES, Clock
@@ -293,6 +296,13 @@ def test_other_errors_pass_where_memory_is_watched(tmp_path):
 
     with pytest.raises(RuntimeError, match="shapes differ"):
         fail()
+
+
+def test_the_page_on_metrics_lists_every_alias():
+    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    rows = [line.split("|")[2:4] for line in page.partition("| what | elsewhere | here |")[2].splitlines()[2:13]]
+    listed = {alias: here.strip(" `") for elsewhere, here in rows for alias in re.findall(r"`(.+?)`", elsewhere)}
+    assert listed == ALIASES
 
 
 @pytest.fixture(scope="module")

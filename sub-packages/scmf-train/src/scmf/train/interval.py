@@ -7,6 +7,9 @@ import resource
 import sys
 from collections.abc import Mapping
 
+import torch
+
+from scmf.model.device import peak_memory
 from scmf.train.console import describe_seconds
 from scmf.train.engine import StepReport
 from scmf.train.phases import PHASES, Clock
@@ -91,6 +94,13 @@ def time_line(numbers: Mapping[str, float]) -> str | None:
         return None
     parts = sorted(((spent, name) for name, spent in seconds.items() if spent), reverse=True)
     return f"  time  {whole:.2f} s: " + ", ".join(f"{name.replace('_', ' ')} {s / whole:.1%}" for s, name in parts)
+
+
+def peak_bytes(device: torch.device) -> dict[str, float]:
+    """Most memory so far for metrics.jsonl: of this process, and of its GPU where there is one."""
+    of_device = peak_memory(device)
+    on_gpu = {"memory/gpu_peak_bytes": of_device} if of_device else {}
+    return {"memory/peak_bytes": peak_resident_bytes(), **on_gpu}
 
 
 def peak_resident_bytes() -> int:

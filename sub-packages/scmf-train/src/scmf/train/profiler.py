@@ -6,6 +6,7 @@ Phases of the step (scmf.train.phases) are ranges in both, so that a kernel can 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -74,6 +75,8 @@ class Profiler:
             capture_for_profiler(on=True)
             return
         self._clock.ranges = _recorded
+        # The library underneath writes two lines of its own to stderr otherwise.
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")
         self._trace = profile(activities=_activities(self._device))
         self._trace.start()
 

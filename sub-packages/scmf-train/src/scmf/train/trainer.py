@@ -24,7 +24,7 @@ from scmf.train.console import Console
 from scmf.train.engine import Engine, StepReport
 from scmf.train.faults import Tally, must_roll_back, refuse_bad_cells
 from scmf.train.identity import model_identity, optimizer_identity
-from scmf.train.interval import Interval, peak_resident_bytes, step_line, time_line
+from scmf.train.interval import Interval, peak_bytes, step_line, time_line
 from scmf.train.loss_average import LossAverage
 from scmf.train.metrics import Metrics, cut_after
 from scmf.train.observer import EndEvent, Ending, ValidationEvent
@@ -265,7 +265,7 @@ class Trainer:
             **(self.stream.numbers_at(self.cells_seen) if isinstance(self.stream, Moving) else {}),
             **self.tally.numbers(),
             **interval.numbers(),
-            "memory/peak_bytes": peak_resident_bytes(),
+            **peak_bytes(self.engine.layout.world.device),
         }
 
     def _validate(self) -> dict[str, float]:
