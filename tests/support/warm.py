@@ -25,7 +25,16 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
-_IMPORTED = ("scmf.train.run", "scmf.train.dry_run", "scmf.data.ingest.convert", "scmf.data.medians", "anndata", "zarr")
+_IMPORTED = (
+    "scmf.train.run",
+    "scmf.train.dry_run",
+    "scmf.data.ingest.convert",
+    "scmf.data.medians",
+    "scmf.eval.perplexity",
+    "scmf.eval.text",
+    "anndata",
+    "zarr",
+)
 _START_SECONDS = 240
 _CLIENT = """\
 #!{python} -SE
