@@ -29,13 +29,13 @@ from scmf.model.config import EncoderConfig, MlmTask
 from scmf.train.config import (
     CheckpointConfig,
     EmaConfig,
-    LogConfig,
     MainConfig,
     ParallelConfig,
     TrainerConfig,
     ValidateConfig,
     load_config,
 )
+from scmf.train.log_config import LogConfig, ProfileConfig, WandbConfig
 from scmf.train.optimizer_config import OPTIMIZERS
 from scmf.train.schedule import (
     ConstantConfig,
@@ -360,7 +360,15 @@ def configs(draw: st.DrawFn) -> MainConfig:
             early_stop=None if validate is None else draw(st.none() | st.just(EarlyStopConfig(patience=3))),
             validate=ValidateConfig(every=validate, batches=draw(st.integers(1, 99))),
             checkpoint=CheckpointConfig(every=draw(st.integers(1, 10**6)), keep_best=draw(st.integers(0, 9))),
-            log=LogConfig(tensorboard=draw(st.booleans())),
+            log=LogConfig(
+                tensorboard=draw(st.booleans()),
+                verbosity=draw(st.sampled_from([0, 1, 2])),
+                wandb=draw(st.none() | st.builds(WandbConfig, tags=st.lists(st.just("tag")).map(tuple))),
+                peak_tflops=draw(st.none() | st.floats(1e-3, 1e4)),
+            ),
+            profile=draw(
+                st.none() | st.builds(ProfileConfig, ranks=st.lists(st.integers(0, 9), min_size=1).map(tuple))
+            ),
             result_dir=draw(text),
             seed=draw(st.integers(0, 2**63 - 1)),
         ),
