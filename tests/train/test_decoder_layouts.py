@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from support.ranks import run_ranks
-from support.tiny import train
+from support.tiny import train, train_loading, train_saving
 
 DECODER = {
     "model__kind": "decoder",
@@ -56,3 +56,10 @@ def test_recomputation_of_a_decoder_changes_no_bit_also_with_dropout():
         run_ranks(train, 1, DECODER | DROPOUT | {"trainer__parallel__recompute": way}, 3)[0] for way in ("none", "full")
     )
     assert plain == again
+
+
+def test_a_decoder_saved_on_four_ranks_goes_on_in_one_process(one_process, tmp_path):
+    (tmp_path / "shards").mkdir()
+    run_ranks(train_saving, 4, DECODER | TENSOR | PIPELINE, 4, tmp_path / "shards")
+    (later,) = run_ranks(train_loading, 1, DECODER, 4, tmp_path / "shards", 4)
+    assert max(abs(a[0] - b[0]) for a, b in zip(later, one_process[4:], strict=True)) < 1e-5
