@@ -52,7 +52,7 @@ def plan_command(argv: Sequence[str]) -> int:
     Raises:
         ScmfError: what the user can mend; a run that does not fit into the memory is one such thing.
     """
-    options = _parser().parse_intermixed_args(argv)
+    options = _parser().parse_intermixed_args(_with_seconds(argv))
     config = load_config(options.config, [*options.overrides, *_device_words(options)])
     _refuse_what_does_not_go_together(options, config)
     target = choose_target(config, options.hardware)
@@ -65,6 +65,15 @@ def plan_command(argv: Sequence[str]) -> int:
     else:
         sys.stdout.write("\n".join(plan_lines(plan, measured)) + "\n")
     return 0
+
+
+def _with_seconds(argv: Sequence[str]) -> list[str]:
+    """The words with 30 seconds behind a bare `--probe`, where argparse would take an override for the seconds."""
+    words: list[str] = []
+    for word, after in zip(argv, [*argv[1:], ""], strict=True):
+        bare = word == "--probe" and not after.replace(".", "", 1).lstrip("-").isdecimal()
+        words += [word, "30"] if bare else [word]
+    return words
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -83,11 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--nodes", type=_at_least_one, metavar="N", help="nodes (trainer.nodes)")
     parser.add_argument(
         "--probe",
-        nargs="?",
         type=float,
-        const=30.0,
         metavar="SECONDS",
-        help="measure small steps of this config on this machine, for 30 s unless said otherwise",
+        help="measure small steps of this config on this machine; --probe alone: for 30 s",
     )
     parser.add_argument(
         "--share",

@@ -170,7 +170,7 @@ def look_at_lengths(
         batch=data.global_batch_size,
         replicas=replicas,
         vocabulary_size=vocabulary_size,
-        source=f"--lengths, {len(lengths):,} of them" if len(lengths) > 1 else "--lengths: all cells alike",
+        source="--lengths" if len(lengths) > 1 else "--lengths, like all others",
     )
 
 
