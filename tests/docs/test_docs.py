@@ -151,7 +151,7 @@ def _options(page):
     for text in (*spans, *lines):
         # torchrun starts the module; what comes before it are torchrun's own options.
         text = text.replace("-m scmf.train.cli_train", "scmf-train")  # noqa: PLW2901
-        for match in re.finditer(r"(scmf-(?:store|recipe|train|predict|eval))( [a-z-]+)?([^|;&#]*)", text):
+        for match in re.finditer(r"(scmf-(?:store|recipe|plan|train|predict|eval))( [a-z-]+)?([^|;&#]*)", text):
             command, word, rest = match.groups()
             known = MODEL_COMMANDS.get(command, STORE_COMMANDS)
             words = (command, word.strip()) if word and word.strip() in known else (command,)
@@ -165,7 +165,7 @@ def _flags(*words):
     """Options of a command; of all commands where none is named."""
     if words:
         return set(re.findall(r"--[a-z-]+", help_of(*words)))
-    every = [("scmf-train",), ("scmf-recipe",), *(("scmf-store", command) for command in STORE_COMMANDS)]
+    every = [("scmf-train",), ("scmf-recipe",), ("scmf-plan",), *(("scmf-store", command) for command in STORE_COMMANDS)]
     every += [(command, sub) for command, subs in MODEL_COMMANDS.items() for sub in subs]
     return set().union(*(_flags(*words) for words in every))
 
