@@ -165,7 +165,8 @@ def _flags(*words):
     """Options of a command; of all commands where none is named."""
     if words:
         return set(re.findall(r"--[a-z-]+", help_of(*words)))
-    every = [("scmf-train",), ("scmf-recipe",), ("scmf-plan",), *(("scmf-store", command) for command in STORE_COMMANDS)]
+    every = [("scmf-train",), ("scmf-recipe",), ("scmf-plan",)]
+    every += [("scmf-store", command) for command in STORE_COMMANDS]
     every += [(command, sub) for command, subs in MODEL_COMMANDS.items() for sub in subs]
     return set().union(*(_flags(*words) for words in every))
 
