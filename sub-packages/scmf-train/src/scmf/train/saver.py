@@ -149,6 +149,18 @@ class Saver:
         return self._folder.named(progress.step), size, fault
 
 
+def failed_often(fault: RankFault, times: int) -> CheckpointError:
+    """The fault of a save as the reason to stop a run.
+
+    Args:
+        fault: of the last save.
+        times: saves in a row that have failed.
+    """
+    return CheckpointError(
+        f"{fault.error.what} ({times} saves in a row have failed)", where=fault.error.where, fix=fault.error.fix
+    )
+
+
 def _as_save(error: ScmfError | None) -> ScmfError | None:
     """A system's error in the words of a save."""
     if error is None or isinstance(error, CheckpointError):

@@ -33,7 +33,7 @@ from scmf.train.profiler import Profiler
 from scmf.train.records import Records
 from scmf.train.rollback import Failure, give_way
 from scmf.train.run_directory import RunDirectory, versions
-from scmf.train.saver import Saver, SaveReport
+from scmf.train.saver import Saver, SaveReport, failed_often
 from scmf.train.seen_cells import SeenRecord
 from scmf.train.signals import StopSignals
 from scmf.train.stalls import Stalls, watches_validation
@@ -331,7 +331,7 @@ class Trainer:
         if len(failed) < self.config.trainer.on_fault.failed_saves:
             return None
         fault = failed[-1].fault
-        return None if fault is None else _many(fault, len(failed))
+        return None if fault is None else failed_often(fault, len(failed))
 
     def _leave_saved(self, console: Console) -> None:
         """Have a checkpoint of the present step on disk.
@@ -398,9 +398,3 @@ class Trainer:
             console.say(f"{removed} lines of metrics.jsonl after step {self.step:,} are dropped: they come again")
         for path in self.checkpoints.set_aside_after(self.step):
             console.say(f"a checkpoint of a later step was set aside as {path.name}")
-
-
-def _many(fault: RankFault, times: int) -> CheckpointError:
-    return CheckpointError(
-        f"{fault.error.what} ({times} saves in a row have failed)", where=fault.error.where, fix=fault.error.fix
-    )
