@@ -6,6 +6,7 @@ import json
 import math
 import re
 import socket
+import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from scmf.train.out_of_memory import refuse_memory_history, told_when_memory_run
 from scmf.train.phases import PHASES, Clock
 from scmf.train.profiler import Profiler, refuse_profile
 from scmf.train.utilisation import cell_lengths, find_meter
-from scmf.train.wandb_mirror import new_id
+from scmf.train.wandb_mirror import WandbMirror, new_id, refuse_without_wandb
 from support.command import lines, run, three_lines
 from support.faulty import SMALL, Outcome
 from support.real import real_config, write_config
@@ -225,6 +226,32 @@ def test_a_folder_that_cannot_be_written_is_told_before_training(offline_config,
     assert where.startswith(str(tmp_path / "file"))
     assert "name another" in fix
     assert said.stdout == ""
+
+
+def test_a_service_that_cannot_be_reached_is_told_in_a_sentence_with_the_way_out(monkeypatch, tmp_path):
+    import wandb
+
+    def refuse(**_):
+        raise wandb.errors.CommError("Timed out initializing run\nConsider something else")
+
+    monkeypatch.setattr(wandb, "init", refuse)
+    with pytest.raises(MachineError) as refused:
+        WandbMirror(tmp_path, WandbConfig(mode="online"), identity="x", settings={})
+    assert refused.value.what == "Weights & Biases did not begin a run (online): Timed out initializing run"
+    assert "trainer.log.wandb.mode=offline" in refused.value.fix
+
+
+def test_a_missing_library_names_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(MachineError) as refused:
+        refuse_without_wandb(WandbConfig())
+    assert refused.value.fix == "pip install wandb, or add trainer.log.wandb=null"
+    refuse_without_wandb(None)
+
+
+def test_a_profile_after_the_last_step_is_refused():
+    with pytest.raises(ConfigError, match=r"trainer.profile.start=1001 comes after the last step"):
+        tiny_config(trainer__profile={"start": 1001})
 
 
 @pytest.mark.parametrize("name", ["a/b", "what?"])

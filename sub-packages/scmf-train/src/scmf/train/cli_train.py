@@ -23,7 +23,9 @@ examples:
   scmf-train --config cfg.yaml --resume auto
   scmf-train --config cfg.yaml --dry-run
   scmf-train --config cfg.yaml trainer.optimizer.lr=3e-4 trainer.devices=2
+  scmf-train --config cfg.yaml -v trainer.profile="{start: 20, steps: 3}"
   torchrun --nnodes 2 --nproc-per-node 8 ... -m scmf.train.cli_train --config cfg.yaml
+Exit codes: 0 done; 1 an error, in three lines on stderr; 75 saved because a signal asked it to end (--resume auto).
 A config can name code (kind: my_package.MyConfig): run only configs that you trust.
 """
 

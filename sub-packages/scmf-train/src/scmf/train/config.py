@@ -229,6 +229,13 @@ class TrainerConfig(Config):
                 f"trainer.max_steps={self.max_steps} and trainer.max_epochs={self.max_epochs} both set the length",
                 "write null for one of them",
             )
+        if self.profile is not None and self.profile.start > (self.max_steps or math.inf):
+            yield Fault(
+                "profile.start",
+                f"trainer.profile.start={self.profile.start} comes after the last step, "
+                f"trainer.max_steps={self.max_steps}",
+                f"use a step up to {self.max_steps}, or write profile: null",
+            )
 
     def _schedule_faults(self) -> Iterator[Fault]:
         for fault in self.schedule.run_faults(peak=self.optimizer.lr, max_steps=self.max_steps):

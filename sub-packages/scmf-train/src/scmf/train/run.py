@@ -167,19 +167,11 @@ def run(config: MainConfig, layout: Layout, *, resume: str | None) -> int:
         together(start.check_visible)
         console = stack.enter_context(together(lambda: _open(trainer, resolved)))
         start.take(trainer, console)
-        if not trainer.over:
-            _observe(trainer, classes, console)
+        if trainer.over:
+            console.say(f"nothing to do: {_why_over(trainer)}", level=0)
+            return 0
+        _observe(trainer, classes, console)
         metrics = stack.enter_context(_metrics(trainer, console))
-        if trainer.step >= resolved.max_steps:
-            console.say(f"nothing to do: the run is at step {trainer.step:,} of {resolved.max_steps:,}", level=0)
-            return 0
-        if trainer.stopped_early:
-            console.say(
-                f"nothing to do: trainer.early_stop has ended the run at step {trainer.step:,}; a larger "
-                "trainer.early_stop.patience, or null, goes on",
-                level=0,
-            )
-            return 0
         ended, folder = _fit(trainer, metrics, console), trainer.directory.path
         if not ended and trainer.observer_stop is None:
             console.say(
@@ -192,6 +184,16 @@ def run(config: MainConfig, layout: Layout, *, resume: str | None) -> int:
         seen = f"{trainer.cells_seen:,} {trainer.stream.noun}s"
         console.say(f"done: {counted(trainer.step, 'step')}, {seen}; the run is in {folder}", level=0)
         return 0
+
+
+def _why_over(trainer: Trainer) -> str:
+    """Why a run that was resumed has no step left."""
+    if trainer.step >= trainer.engine.max_steps:
+        return f"the run is at step {trainer.step:,} of {trainer.engine.max_steps:,}"
+    return (
+        f"trainer.early_stop has ended the run at step {trainer.step:,}; a larger trainer.early_stop.patience, or "
+        "null, goes on"
+    )
 
 
 def _fit(trainer: Trainer, metrics: Metrics, console: Console) -> bool:
