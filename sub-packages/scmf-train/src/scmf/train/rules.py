@@ -96,10 +96,12 @@ def _fsdp_faults(config: MainConfig, copies: int) -> Iterator[Fault]:
     model, tokenizer = config.model, config.data.tokenizer
     vocabulary, pad = tokenizer.vocabulary_size, model.pad_vocabulary_to
     padded = pad if vocabulary is None else model.padded_vocabulary_size(vocabulary)
+    # A model of the user's own that does not say is taken to learn its positions; computed ones are no matrix.
+    places = tokenizer.seq_length if getattr(model, "positions", "learned") == "learned" else 0
     sizes = (
         ("model.hidden", "hidden", model.hidden, model.hidden),
         ("model.ffn", "ffn", model.ffn, model.ffn),
-        ("data.tokenizer.seq_length", "positions", tokenizer.seq_length, tokenizer.seq_length),
+        ("data.tokenizer.seq_length", "positions", places, tokenizer.seq_length),
         (
             "model.pad_vocabulary_to",
             "tokens",
