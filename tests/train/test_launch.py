@@ -131,17 +131,20 @@ def test_a_rank_that_is_left_in_a_collective_is_killed_after_the_first_one_has_f
             os.kill(stuck, 0)
 
 
-def test_a_slurm_step_starts_the_same_run(config, own, tmp_path):
+def test_a_slurm_step_on_two_nodes_starts_the_same_run(config, own, tmp_path):
+    """Both nodes are this machine: what they read of Slurm is that of two."""
+
     def step(rank):
         slurm = {
             "SLURM_STEP_NUM_TASKS": "2",
             "SLURM_PROCID": str(rank),
-            "SLURM_LOCALID": str(rank),
-            "SLURM_STEP_TASKS_PER_NODE": "2",
-            "SLURM_STEP_NODELIST": "127.0.0.1",
+            "SLURM_LOCALID": "0",
+            "SLURM_STEP_TASKS_PER_NODE": "1(x2)",
+            "SLURM_STEP_NODELIST": "127.0.0.1,127.0.0.2",
             "MASTER_PORT": str(port),
         }
-        arguments = command("scmf-train", "--config", config, f"trainer.result_dir={tmp_path / 'run'}")
+        words = ["trainer.nodes=2", "trainer.devices=1", f"trainer.result_dir={tmp_path / 'run'}"]
+        arguments = command("scmf-train", "--config", config, *words)
         return subprocess.Popen(arguments, env=environment(GLOO_SOCKET_IFNAME="lo", **slurm))
 
     port = free_port()
