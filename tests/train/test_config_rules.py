@@ -80,6 +80,27 @@ BROKEN = [
         "a weight above 0",
     ),
     (
+        ["data.kind=sequences", "data.tokenizer.kind=char", "model.task={kind: classify, column: type}"],
+        "model.task asks for labels of cells (classify), and data.kind=sequences has no obs",
+        "write data.kind: cells",
+    ),
+    (
+        ["model.hidden=49", "model.heads=7", "model.positions=sinusoidal"],
+        "model.positions=sinusoidal takes a sine and a cosine of each wavelength, and model.hidden=49 is odd",
+        "use an even hidden",
+    ),
+    (
+        ["model.heads=16", "model.positions=rotary"],
+        "model.positions=rotary turns pairs of a head's numbers, and model.hidden=48 over model.heads=16 is no even "
+        "width",
+        "a multiple of 2 x heads",
+    ),
+    (
+        ["data.kind=sequences", "data.tokenizer.kind=char", "data.store=s3://bucket/text"],
+        "data.store=s3://bucket/text is not on a disk, and stores of sequences are read by memory map",
+        "copy the folder to a disk",
+    ),
+    (
         ["data.split.validation=0.5", "data.split.test=0.5"],
         "data.split.validation=0.5 and data.split.test=0.5 leave nothing to train on",
         "sum to less than 1",

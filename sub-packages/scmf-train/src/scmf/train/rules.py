@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from scmf.core.config_fault import Fault, config_error
 from scmf.core.errors import ConfigError
 from scmf.core.text import counted
-from scmf.data.config import CellsConfig
+from scmf.data.config import CellsConfig, SequencesConfig
 from scmf.model.config import largest_divisor
+from scmf.model.task import CellTask
 
 if TYPE_CHECKING:
     from scmf.train.config import MainConfig
@@ -225,6 +226,17 @@ def _what_moves_ends_within_the_run(config: MainConfig) -> Iterator[Fault]:
             )
 
 
+def _labels_are_of_cells(config: MainConfig) -> Iterator[Fault]:
+    """Labels are columns of obs, which sequences do not have."""
+    labelled = [name for name, task in config.model.task.objectives.items() if isinstance(task, CellTask)]
+    if labelled and isinstance(config.data, SequencesConfig):
+        yield Fault(
+            "model.task",
+            f"model.task asks for labels of cells ({', '.join(labelled)}), and data.kind={config.data.kind} has no obs",
+            "write data.kind: cells, or task: {kind: mlm}",
+        )
+
+
 FP8_WIDTHS = {"current": 16, "delayed": 16, "mxfp8": 32, "block": 128}
 """Widths of matrices are multiples of this. Source: Transformer Engine's alignment, and the blocks of each recipe."""
 
@@ -297,6 +309,7 @@ RULES: tuple[Callable[[MainConfig], Iterator[Fault]], ...] = (
     _vocabulary_divides_by_tensor,
     _packs_divide_by_tensor_with_sequence_parallelism,
     _validation_has_cells,
+    _labels_are_of_cells,
     _memory_is_not_probed_under_fsdp,
     _fp8_takes_the_widths,
     _fp8_keeps_layers_of_one_stage,
