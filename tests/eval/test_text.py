@@ -1,4 +1,4 @@
-"""`scmf-predict generate` as a person uses it, on a model that has learned one sentence by heart."""
+"""A model that has learned one sentence by heart: what it writes, and what it loses on every character."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from support.command import run, succeed, three_lines
+from support.command import lines, run, succeed, three_lines
 
 GREEDY = ("--temperature", "0")
 
@@ -18,6 +18,10 @@ def generate(source, *arguments):
 def texts(source, *arguments):
     out = succeed("scmf-predict", "generate", "--run", source, "--json", *arguments)
     return [json.loads(line) for line in out.splitlines()]
+
+
+def perplexity(source, split):
+    return json.loads(succeed("scmf-eval", "perplexity", "--run", source, "--split", split, "--json"))
 
 
 def test_a_text_that_was_learned_is_continued_as_it_was_learned(text_run):
@@ -49,7 +53,6 @@ def test_a_seed_repeats_its_texts_whatever_the_batch_and_another_seed_gives_othe
     once = texts(text_run.folder, *asked)
     assert [text["prompt"][:5] for text in once] == ["the ", "jumps", "o", "the ", "the q"]
     assert texts(text_run.folder, *asked, "--batch", "1") == once
-    assert texts(text_run.folder, *asked, "--batch", "3") == once
     assert once[0]["text"] != once[3]["text"]
     assert texts(text_run.folder, *asked, "--seed", "7") != once
 
@@ -79,10 +82,16 @@ def test_a_character_that_was_never_seen_is_refused_by_prompt_and_place(text_run
     assert where == "prompt 1: 'the quick Fox'"
 
 
-def test_a_masked_model_is_refused_with_what_measures_it(cell_run):
-    what, _, fix = three_lines(generate(cell_run, "--prompt", "x"))
-    assert "task is mlm" in what
-    assert fix.startswith("scmf-eval perplexity --run ")
+def test_every_character_of_a_text_is_predicted_once_and_the_loss_is_the_trainers(text_run):
+    found = {split: perplexity(text_run.folder, split) for split in ("train", "validation")}
+    out = succeed("scmf-eval", "perplexity", "--run", text_run.folder, "--split", "test")
+    held_out = round(0.1 * len(text_run.text))
+    assert [part["targets"] for part in found.values()] == [len(text_run.text) - 2 * held_out, held_out]
+    assert all(part["targets"] == part["tokens"] for part in found.values())
+    assert f"targets  {held_out} characters, each predicted from those before it in its window\n" in out
+    assert "bits a character; perplexity" in out
+    assert found["validation"]["nats"] == lines(text_run.folder / "metrics.jsonl")[-1]["val/loss"]
+    assert (found["validation"]["noun"], found["validation"]["measure"]) == ("window", "perplexity")
 
 
 @pytest.mark.parametrize(
