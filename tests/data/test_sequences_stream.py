@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -351,3 +352,19 @@ def test_ranked_cells_predict_no_next_token(demo_store):
     with pytest.raises(ConfigError, match="the next token is predicted in text") as error:
         config.open(objective=NextToken(), seed=1)
     assert error.value.where == "model.task"
+
+
+def test_the_benchmark_measures_conversion_and_feeding(capsys, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
+    from bench_sequences import main
+
+    assert main(["--million", "0.2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines] == [
+        "text: convert",
+        "text: windows of 256",
+        "text: windows of 1024",
+        "ready tokens: convert",
+        "ready tokens: masked sequences",
+    ]
+    assert all(line.endswith("/CPU-s") for line in lines)
