@@ -4,8 +4,8 @@
     python scripts/gpu/check_and_time.py --sizes 10m --steps 20
     python scripts/gpu/check_and_time.py --plan                   # without a GPU: what would run, and its FLOPs
 
-1. Parity: the same small model, weights and packs on the CPU and on the GPU, fp32 and no dropout: largest difference
-   of the loss over 20 steps.
+1. Parity: the same small encoder, and a decoder with rotary positions, from the same weights and packs on the CPU and
+   on the GPU, fp32 and no dropout: largest difference of the loss over 20 steps.
 2. Speed: packed in bf16 and fp8, and padded in bf16; real tokens/s, cells/s, memory, and MFU by the formula of
    scmf.train.flops, against the chip's dense peak (--peak-tflops).
 3. Which attention Transformer Engine took for packed cells with dropout (from its own log).
@@ -39,6 +39,11 @@ VOCABULARY, SEQ_LENGTH = 25_426, 2048
 SIZES = {"10m": "10m-pretrain", "106m": "106m-pretrain"}
 SMALL = ("model.layers=4", "model.hidden=128", "model.ffn=256", "model.heads=4")
 NO_DROPOUT = ("model.hidden_dropout=0.0", "model.attention_dropout=0.0")
+KINDS = {
+    "encoder": (),
+    "decoder": ("model.kind=decoder", "model.task={kind: clm, label_smoothing: 0.1}", "model.positions=rotary"),
+}
+"""Models whose numbers are compared: attention both ways and causal, positions learned and rotary."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,7 @@ def main() -> None:
         _print_plan(cases, lengths)
         return
     if options.losses:
-        print(json.dumps(_losses(options.losses)))
+        print(json.dumps(_losses(options.losses, options.kind)))
         return
     _refuse_without_gpu()
     if not options.time_only:
@@ -150,14 +155,14 @@ def _seconds_of_steps(config: MainConfig, batch: StepBatch, *, steps: int) -> li
         return taken[3:]
 
 
-def _losses(steps: int) -> list[float]:
-    """Losses of the small model in fp32 on this process's device."""
+def _losses(steps: int, kind: str) -> list[float]:
+    """Losses of a small model in fp32 on this process's device."""
     from scmf.model.transformer import VocabularyShape
     from scmf.train.engine import Engine
     from scmf.train.layout import lay_out
     from scmf.train.world import join_world
 
-    config = Case("10m", "fp32", "packed").config(*SMALL, *NO_DROPOUT, "trainer.schedule.warmup_steps=0")
+    config = Case("10m", "fp32", "packed").config(*SMALL, *NO_DROPOUT, *KINDS[kind], "trainer.schedule.warmup_steps=0")
     lengths = read_lengths(None, seq_length=256, cells=8)
     batch = step_of(lengths, packed(lengths, budget=1024), vocabulary=VOCABULARY, seq_length=256)
     with join_world() as world, lay_out(world, config.trainer.parallel) as layout:
@@ -167,12 +172,14 @@ def _losses(steps: int) -> list[float]:
 
 
 def _print_parity(steps: int = 20) -> None:
-    cpu, gpu = (_losses_elsewhere(steps, visible) for visible in ("", None))
-    apart = [abs(a - b) for a, b in zip(cpu, gpu, strict=True)]
-    print(
-        f"parity: largest loss difference CPU to GPU {max(apart[:5]):.1e} over 5 steps, {max(apart):.1e} over {steps}"
-    )
-    print(f"        loss {gpu[0]:.3f} -> {gpu[-1]:.3f}")
+    for kind in KINDS:
+        cpu, gpu = (_losses_elsewhere(steps, visible, "--kind", kind) for visible in ("", None))
+        apart = [abs(a - b) for a, b in zip(cpu, gpu, strict=True)]
+        print(
+            f"parity: {kind}: largest loss difference CPU to GPU {max(apart[:5]):.1e} over 5 steps, "
+            f"{max(apart):.1e} over {steps}"
+        )
+        print(f"        loss {gpu[0]:.3f} -> {gpu[-1]:.3f}")
 
 
 def _losses_elsewhere(steps: int, visible: str | None, *more: str) -> list[float]:
@@ -210,6 +217,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--peak-tflops", type=float, default=989.0, help="dense bf16 peak (default: 989, an H200's)")
     parser.add_argument("--plan", action="store_true", help="print what would run; needs no GPU")
     parser.add_argument("--losses", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--kind", choices=sorted(KINDS), default="encoder", help=argparse.SUPPRESS)
     parser.add_argument("--time-only", action="store_true", help="neither parity nor the choice of attention")
     return parser
 

@@ -85,3 +85,10 @@ def test_the_benchmark_of_training_times_packed_and_padded_side_by_side():
     ]
     share = float(done.stdout.rpartition("loop: ")[2].partition("%")[0])
     assert 0.0 <= share < 50.0  # a measurement, not a bound: one layer of two cells
+
+
+@pytest.mark.parametrize("kind", ["encoder", "decoder"])
+def test_the_gpu_script_compares_both_kinds_of_models(gpu_script, kind):
+    config = gpu_script["Case"]("10m", "fp32", "packed").config(*gpu_script["SMALL"], *gpu_script["KINDS"][kind])
+    assert config.model.kind == kind
+    assert config.model.positions == {"encoder": "learned", "decoder": "rotary"}[kind]
