@@ -103,3 +103,18 @@ def flops_counted(changes: dict[str, Any], microbatch: Microbatch) -> tuple[int,
         with FlopCounterMode(display=False) as backward:
             losses.sum().backward()
         return forward.get_total_flops(), forward.get_total_flops() + backward.get_total_flops()
+
+
+def held_by_each(several: list[dict[str, Any]]) -> list[tuple[int, int, int, int, int]]:
+    """`bytes_held` of several runs on one rank, in one process."""
+    return [bytes_held(changes) for changes in several]
+
+
+def kept_by_each(several: list[dict[str, Any]], microbatch: Microbatch) -> list[int]:
+    """`bytes_kept` of several runs, in one process."""
+    return [bytes_kept(changes, microbatch) for changes in several]
+
+
+def counted_for_each(several: list[dict[str, Any]], microbatch: Microbatch) -> list[tuple[int, int]]:
+    """`flops_counted` of several runs, in one process."""
+    return [flops_counted(changes, microbatch) for changes in several]

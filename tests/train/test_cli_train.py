@@ -71,8 +71,9 @@ def test_epochs_become_steps(config, tmp_path):
 
 def test_a_dry_run_says_what_a_run_would_cost_and_writes_nothing(config, tmp_path):
     out = succeed("scmf-train", "--config", config, "--dry-run")
-    for word in ("parameters", "microbatches", "GB resident", "cells/s", "189 train, 21 validation"):
+    for word in ("parameters", "microbatches", "GB resident", "cells/s", "189 train, 21 validation", "FLOP a cell"):
         assert word in out
+    assert re.search(r"parts  [\d.]+ GB by formula .*: libraries 0.69, ", out)
     assert not (tmp_path / "run").exists()
 
 

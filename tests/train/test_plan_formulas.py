@@ -8,7 +8,7 @@ import pytest
 from scmf.train.flops import computed_flops, training_flops
 from scmf.train.plan.memory import logit_bytes, memory_of, saved_bytes, stage_parameters, state_bytes
 from scmf.train.plan.workload import Shape, shape_of
-from support.planned import bytes_held, bytes_kept, flops_counted, place_of
+from support.planned import bytes_held, counted_for_each, held_by_each, kept_by_each, place_of
 from support.ranks import run_ranks
 from support.tiny import VOCABULARY, drawn_step, tiny_config
 
@@ -18,26 +18,54 @@ DECODER = {"model__kind": "decoder"}
 BF16 = {"trainer__precision": "bf16"}
 
 
+ALONE = {
+    "fp32": {},
+    "bf16": BF16,
+    "muon": {"trainer__optimizer": {"kind": "muon", "lr": 1e-3}},
+    "sgd": {"trainer__optimizer": {"kind": "sgd", "lr": 1e-3, "momentum": 0.0}},
+    "average": {"trainer__ema": {"decay": 0.9}},
+}
+KEPT = {
+    "no dropout": {},
+    "dropout": {"model__hidden_dropout": 0.1, "model__attention_dropout": 0.1},
+    "post-norm": {"model__norm": "post"},
+    "feed-forwards recomputed": {"trainer__parallel__recompute": "selective"},
+    "everything recomputed": {"trainer__parallel__recompute": "full"},
+    "decoder": DECODER,
+}
+
+
+def holds_as_planned(changes, rank, numbers, *held, replicas):
+    place = place_of(tiny_config(**changes), replicas=replicas)
+    assert numbers == stage_parameters(place, rank).all
+    for planned, real in zip(state_bytes(place, rank), held, strict=True):
+        assert planned == pytest.approx(real, rel=0.01)  # Megatron pads its buffers
+
+
+@pytest.fixture(scope="module")
+def held():
+    (each,) = run_ranks(held_by_each, 1, list(ALONE.values()))
+    return dict(zip(ALONE, each, strict=True))
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_weights_gradients_and_optimizer_take_the_bytes_that_the_formulas_say(held, name):
+    holds_as_planned(ALONE[name], *held[name], replicas=1)
+
+
 @pytest.mark.parametrize(
     ("changes", "ranks"),
     [
-        pytest.param({}, 1, id="one rank"),
-        pytest.param(TENSOR | PIPELINE, 4, id="tensor x pipeline"),
-        pytest.param({"model__norm": "post"} | PIPELINE, 2, id="post-norm over stages"),
-        pytest.param(DECODER | {"model__positions": "rotary"} | TENSOR, 2, id="decoder, rotary"),
-        pytest.param(BF16, 1, id="bf16"),
-        pytest.param({"trainer__optimizer": {"kind": "muon", "lr": 1e-3}}, 1, id="muon"),
-        pytest.param({"trainer__optimizer": {"kind": "sgd", "lr": 1e-3, "momentum": 0.0}}, 1, id="sgd"),
+        pytest.param({"model__norm": "post"} | TENSOR | PIPELINE, 4, id="post-norm, tensor x pipeline"),
+        pytest.param(PIPELINE, 2, id="pipeline"),
+        pytest.param(DECODER | {"model__positions": "rotary"} | TENSOR, 2, id="decoder, rotary, tensor"),
         pytest.param({"trainer__parallel__fsdp": True}, 2, id="fsdp"),
     ],
 )
-def test_weights_gradients_and_optimizer_take_the_bytes_that_the_formulas_say(changes, ranks):
-    config = tiny_config(**changes)
-    place = place_of(config, replicas=ranks // config.trainer.parallel.model_ranks)
-    for rank, numbers, *held in run_ranks(bytes_held, ranks, changes):
-        assert numbers == stage_parameters(place, rank).all
-        for planned, real in zip(state_bytes(place, rank), held, strict=True):
-            assert planned == pytest.approx(real, rel=0.01)  # Megatron pads its buffers
+def test_ranks_hold_the_bytes_that_the_formulas_say(changes, ranks):
+    replicas = ranks // tiny_config(**changes).trainer.parallel.model_ranks
+    for rank in run_ranks(bytes_held, ranks, changes):
+        holds_as_planned(changes, *rank, replicas=replicas)
 
 
 def test_a_sharded_optimizer_is_shared_out_and_gradients_are_not():
@@ -53,30 +81,31 @@ def microbatch():
     return drawn_step(0, replica=0, replicas=1).microbatches[0]
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        pytest.param({}, id="no dropout"),
-        pytest.param({"model__hidden_dropout": 0.1, "model__attention_dropout": 0.1}, id="dropout"),
-        pytest.param({"model__norm": "post"}, id="post-norm"),
-        pytest.param({"trainer__parallel__recompute": "selective"}, id="feed-forwards recomputed"),
-        pytest.param({"trainer__parallel__recompute": "full"}, id="everything recomputed"),
-        pytest.param(DECODER, id="decoder"),
-    ],
-)
-def test_what_the_backward_pass_needs_takes_the_bytes_that_the_formulas_say(changes, microbatch):
-    (kept,) = run_ranks(bytes_kept, 1, changes, microbatch)
-    place = place_of(tiny_config(**changes), replicas=1)
+@pytest.fixture(scope="module")
+def kept(microbatch):
+    (each,) = run_ranks(kept_by_each, 1, list(KEPT.values()), microbatch)
+    return dict(zip(KEPT, each, strict=True))
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_what_the_backward_pass_needs_takes_the_bytes_that_the_formulas_say(kept, name, microbatch):
+    place = place_of(tiny_config(**KEPT[name]), replicas=1)
     shape = shape_of(microbatch, packing=True)
     planned = saved_bytes(place, shape, rank=0, microbatches=1) + logit_bytes(place, shape)
-    assert planned == pytest.approx(kept, rel=0.04)
+    assert planned == pytest.approx(kept[name], rel=0.04)
 
 
-@pytest.mark.parametrize("changes", [pytest.param({}, id="encoder"), pytest.param(DECODER, id="decoder")])
-def test_flops_by_formula_are_those_that_torch_counts(changes, microbatch):
-    dropped = changes | {"model__attention_dropout": 0.1}
-    ((forward, both),) = run_ranks(flops_counted, 1, dropped, microbatch)
-    model = tiny_config(**changes).model
+@pytest.fixture(scope="module")
+def counted(microbatch):
+    dropped = [changes | {"model__attention_dropout": 0.1} for changes in ({}, DECODER)]
+    (each,) = run_ranks(counted_for_each, 1, dropped, microbatch)
+    return dict(zip(("encoder", "decoder"), each, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["encoder", "decoder"])
+def test_flops_by_formula_are_those_that_torch_counts(counted, kind, microbatch):
+    forward, both = counted[kind]
+    model = tiny_config(model__kind=kind).model
     shape = shape_of(microbatch, packing=True)
     sizes = {
         "positions": shape.positions,
