@@ -339,19 +339,23 @@ def test_a_store_elsewhere_is_refused_when_the_config_is_read(texts):
         stream_of(texts).config.replace(store="s3://bucket/store")
 
 
+def cells_config(store):
+    values = {"store": str(store.path), "tokenizer": {"seq_length": 64}, "global_batch_size": 8}
+    return CellsConfig.model_validate(values | {"kind": "cells", "microbatch_tokens": 512})
+
+
 def test_ranked_cells_predict_no_next_token(demo_store):
-    config = CellsConfig.model_validate(
-        {
-            "kind": "cells",
-            "store": str(demo_store.path),
-            "tokenizer": {"kind": "rank", "seq_length": 64},
-            "global_batch_size": 8,
-            "microbatch_tokens": 512,
-        }
-    )
     with pytest.raises(ConfigError, match="the next token is predicted in text") as error:
-        config.open(objective=NextToken(), seed=1)
+        cells_config(demo_store).open(objective=NextToken(), seed=1)
     assert error.value.where == "model.task"
+
+
+def test_the_wrong_kind_of_data_says_which_kind_the_store_is(texts, demo_store):
+    with pytest.raises(StoreError, match="this is a store of sequences") as error:
+        cells_config(texts).open(objective=BERT, seed=1)
+    assert "data.kind: sequences" in error.value.fix
+    with pytest.raises(StoreError, match="this is a store of cells"):
+        stream_of(texts).config.replace(store=str(demo_store.path)).open(objective=NextToken(), seed=1)
 
 
 def test_the_benchmark_measures_conversion_and_feeding(capsys, monkeypatch):
