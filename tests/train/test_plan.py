@@ -77,7 +77,11 @@ def test_a_plan_for_people_says_what_is_assumed(plan, config):
         "a save copies",
     ):
         assert words in said
-    assert "if 30% of the peak" in plan("--config", config, "--hardware", "h200", "--share", "0.3")
+    assert "note   a layer of a microbatch would take" in said  # 4 layers x 64: a GPU only starts kernels
+    large = ("model.hidden=4096", "model.ffn=16384", "model.heads=32", "data.global_batch_size=4096", "--lengths", "96")
+    said = plan("--config", config, "--hardware", "h200", "--share", "0.3", *large, "data.microbatch_tokens=16384")
+    assert "if 30% of the peak" in said
+    assert "note" not in said
 
 
 def test_without_a_peak_the_speed_is_not_guessed(plan, config, no_gpu):

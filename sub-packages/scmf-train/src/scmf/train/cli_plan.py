@@ -256,7 +256,8 @@ def _refuse_missing_store(config: MainConfig, options: argparse.Namespace) -> No
             expect_store(Path(place))
         except StoreError as error:
             words = join(["scmf-plan", "--config", options.config, "--hardware", options.hardware, *options.overrides])
-            fix = f"{error.fix} To plan without a store: {words} --lengths 1442"
+            usual = 1442 if config.data.kind == "cells" else config.data.tokenizer.seq_length
+            fix = f"{error.fix} To plan without a store: {words} --lengths {usual}"
             raise StoreError(error.what, where=error.where, fix=fix) from error
 
 

@@ -12,6 +12,9 @@ from scmf.train.plan.memory import Memory
 from scmf.train.plan.probe_result import Measured
 from scmf.train.plan.workload import Workload, quantiles
 
+LAUNCH_SECONDS = 5e-4
+"""Assumed, not measured: time in which a host starts the about 100 kernels of one layer, forward and backward."""
+
 
 def plan_lines(plan: Plan, measured: Measured | None = None) -> list[str]:
     """What `scmf-plan` prints."""
@@ -103,21 +106,35 @@ def speed_lines(plan: Plan) -> list[str]:
     """How long it takes, under each supposition."""
     if not plan.speeds:
         return ["speed  not known: the peak of this device is in no table; --probe measures it"]
-    return [line for speed in plan.speeds for line in _speed_lines(plan, speed)]
+    return [_speed_line(plan, speed) for speed in plan.speeds] + _short_kernels(plan)
 
 
-def _speed_lines(plan: Plan, speed: Speed) -> list[str]:
+def _short_kernels(plan: Plan) -> list[str]:
+    """A warning where the assumed share of the peak is out of reach, because kernels are over as soon as they start."""
+    fastest = plan.speeds[-1]
+    microbatches = max(1.0, plan.workload.microbatches)
+    layer = fastest.seconds_per_step / microbatches / plan.config.model.layers
+    if fastest.basis == "measured" or layer >= LAUNCH_SECONDS:
+        return []
+    return [
+        (
+            f"note   a layer of a microbatch would take {seconds(layer)}, and starting its kernels about "
+            f"{seconds(LAUNCH_SECONDS)} (assumed): such small work does not come near these speeds; only a probe there "
+            "tells"
+        )
+    ]
+
+
+def _speed_line(plan: Plan, speed: Speed) -> str:
     noun, steps = plan.workload.noun, plan.config.trainer.steps
     of_peak = "" if math.isnan(speed.mfu) else f" (MFU {speed.mfu:.0%})"
     basis = f"if {speed.share:.0%} of the peak is reached (assumed)" if speed.basis == "assumed" else "measured"
     hours = f"{speed.hours:,.2f} h" if speed.hours < 100 else f"{speed.hours:,.0f} h"
-    return [
-        (
-            f"speed  {basis}{of_peak}: {seconds(speed.seconds_per_step)} a step, {speed.cells_per_s:,.1f} {noun}s/s, "
-            f"{speed.tokens_per_s:,.0f} tokens/s; {counted(steps, 'step')} take {hours}, "
-            f"{speed.device_hours:,.2f} {_unit(plan)}-hours"
-        )
-    ]
+    return (
+        f"speed  {basis}{of_peak}: {seconds(speed.seconds_per_step)} a step, {speed.cells_per_s:,.1f} {noun}s/s, "
+        f"{speed.tokens_per_s:,.0f} tokens/s; {counted(steps, 'step')} take {hours}, "
+        f"{speed.device_hours:,.2f} {_unit(plan)}-hours"
+    )
 
 
 def _unit(plan: Plan) -> str:
@@ -133,8 +150,11 @@ def flops(number: float) -> str:
 
 
 def seconds(number: float) -> str:
-    """Seconds or milliseconds, to three digits."""
-    return f"{number * 1e3:.3g} ms" if number < 1 else f"{number:.3g} s"
+    """Seconds, milliseconds or microseconds, to three digits."""
+    for size, unit in ((1.0, "s"), (1e-3, "ms")):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number * 1e6:.3g} us"
 
 
 def plan_values(plan: Plan, measured: Measured | None = None) -> dict[str, Any]:
