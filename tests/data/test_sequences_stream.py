@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scmf.core.errors import ConfigError, StoreError, VocabularyError
-from scmf.data.config import CellsConfig, SequencesConfig
+from scmf.data.config import CellsConfig, DataConfig, SequencesConfig
 from scmf.data.masks import Corruption
 from scmf.data.objective import NextToken
 from scmf.data.rank import RankTokenizer
@@ -356,6 +356,31 @@ def test_the_wrong_kind_of_data_says_which_kind_the_store_is(texts, demo_store):
     assert "data.kind: sequences" in error.value.fix
     with pytest.raises(StoreError, match="this is a store of cells"):
         stream_of(texts).config.replace(store=str(demo_store.path)).open(objective=NextToken(), seed=1)
+
+
+def test_sequences_of_one_token_have_nothing_to_predict_unless_it_is_hidden(tmp_path, genes):
+    pq.write_table(pa.table({"input_ids": [[5], [6], [7], [8]]}), tmp_path / "t.parquet")
+    convert_tokens([tmp_path / "t.parquet"], tmp_path / "s", genes, log=quiet)
+    store = SequenceStore.open(tmp_path / "s")
+    for kind in ("hash", "contiguous"):
+        split = {"kind": kind, "validation": 0.0}
+        with pytest.raises(ConfigError, match="has nothing that it could be predicted from"):
+            stream_of(store, split=split)
+        (microbatch,) = stream_of(store, split=split, objective=BERT).step(0).microbatches
+        assert set(microbatch.targets.tolist()) == {5, 6, 7, 8}
+
+
+def test_a_class_of_ones_own_that_opens_nothing_is_told_to():
+    class Own(DataConfig):
+        """Says nothing about its batches."""
+
+    own = Own.model_validate(
+        {"store": "s", "tokenizer": {"kind": "char", "seq_length": 8}, "global_batch_size": 1, "microbatch_tokens": 8}
+    )
+    with pytest.raises(ConfigError, match="says nothing about how its batches are made of objective, seed") as error:
+        own.open(objective=NextToken(), seed=1)
+    assert "give it a method open(**place)" in error.value.fix
+    assert own.folders == ()
 
 
 def test_the_benchmark_measures_conversion_and_feeding(capsys, monkeypatch):

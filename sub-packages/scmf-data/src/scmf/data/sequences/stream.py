@@ -27,7 +27,7 @@ from scmf.data.sequences.split import SPLITS, TokenRanges, contiguous_ranges, sp
 from scmf.data.sequences.store import SequenceStore
 from scmf.data.sequences.units import SequenceUnits, Taken, TargetSpace, Units, WindowUnits
 from scmf.data.split import CellSet
-from scmf.data.step_stream import ALONE, Draw, Replica, SplitName
+from scmf.data.step_stream import ALONE, Draw, Replica, SplitName, StepStream
 
 LongArray = npt.NDArray[np.int64]
 KeyArray = npt.NDArray[np.uint64]
@@ -71,6 +71,8 @@ class SequenceStream:
         roles = roles_of(self.vocabulary)
         self._shifted = not isinstance(objective, Corruption)
         self._bos = self._shifted and roles.bos is not None
+        self._skip_first = self._shifted and not self._bos
+        _refuse_without_targets(store, skip_first=self._skip_first)
         split = config.split
         self._moving = isinstance(split, ContiguousSplitConfig) and split.move_windows
         self.ranges: TokenRanges | None = None
@@ -216,7 +218,7 @@ class SequenceStream:
     def _windows(self, split: SplitName, ranges: TokenRanges) -> Units:
         start, stop = ranges.of(split)
         return WindowUnits(
-            TargetSpace.of(self.store.places, start, stop, skip_first=self._shifted and not self._bos, bos=self._bos),
+            TargetSpace.of(self.store.places, start, stop, skip_first=self._skip_first, bos=self._bos),
             size=self.config.tokenizer.seq_length,
             seed=self.seed,
             purpose=f"order/{split}" if split != "train" else "order",
@@ -228,7 +230,7 @@ class SequenceStream:
             chosen,
             self.store.places,
             limit=self.config.tokenizer.seq_length,
-            skip_first=self._shifted and not self._bos,
+            skip_first=self._skip_first,
             bos=self._bos,
             seed=self.seed,
             purpose=f"order/{split}" if split != "train" else "order",
@@ -240,7 +242,7 @@ class SequenceStream:
         return "; ".join(f"{name} {counted(self.n_of(name), 'sequence')}" for name in SPLITS if self.n_of(name))
 
 
-def open_stream(config: SequencesConfig, **place: Any) -> SequenceStream:
+def open_stream(config: SequencesConfig, **place: Any) -> StepStream:
     """The step batches of a `data` section.
 
     Args:
@@ -270,4 +272,15 @@ def _refuse_other_vocabulary(config: SequencesConfig, store: SequenceStore) -> N
             f"the store has {found:,} different characters, and data.tokenizer.characters={tokenizer.characters}",
             where=str(store.path),
             fix=f"write data.tokenizer.characters: {found}, or null for any number",
+        )
+
+
+def _refuse_without_targets(store: SequenceStore, *, skip_first: bool) -> None:
+    """Some sequence has a token that can be predicted."""
+    if store.manifest.longest <= int(skip_first):
+        raise ConfigError(
+            f"no sequence of the store has more than {store.manifest.longest:,} token, and without <bos> the first one "
+            "has nothing that it could be predicted from",
+            where=f"{store.path}, model.task",
+            fix="use the task mlm, or convert longer sequences",
         )
