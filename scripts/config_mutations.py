@@ -25,6 +25,7 @@ _TEXTS: Final = (
 """What text may hold; the escape sequences would write to a terminal, the lone surrogate is no Unicode text."""
 
 KINDS: Final = (
+    "cells", "sequences", "encoder", "decoder", "mlm", "clm", "classify", "regress", "several", "rank", "char", "muon",
     "cell", "Cells", "os.system", "os.path.join", "collections.OrderedDict", "scmf.train.config.MainConfig", "a..b",
     ".", "..", "a.", ".a", "scmf", "scmf.data.config.CellsConfig", "scmf.data.config.DataConfig",
     "no_such_package.Config", "scmf.data.config.Nothing", "a b.c", "1.2", "scmf.train.recipes.RECIPES", "é.è",
