@@ -62,8 +62,8 @@ def _curriculum(stream: CellStream) -> list[str]:
     (first, bound), (_, last) = drawing.bound_at(0), drawing.bound_at(2**62)
     side = "at least" if config.hard_first else "up to"
     return [
-        f"       curriculum by {what}: at first {first:,} of {stream.n_train:,} training cells ({side} {bound:g}), all "
-        f"({side} {last:g}) after {config.steps:,} steps, {config.pacing}"
+        f"       curriculum by {what}: at first {first:,} of {stream.n_train:,} training cells ({side} {bound:g}), "
+        + f"all ({side} {last:g}) after {config.steps:,} steps, {config.pacing}"
     ]
 
 

@@ -69,15 +69,14 @@ class Observers:
             return
         event = make()
         for watcher in self._watchers:
-            if self.fault is not None:
-                return
             call = getattr(watcher.observer, method, None)
             if call is None:
                 continue
             try:
                 self._take(call(event), watcher)
             except Exception as error:  # whatever the user's code raises, it is that code's fault
-                self._failed(watcher, method, event, error)
+                if self._failed(watcher, method, event, error):
+                    return
 
     def take_numbers(self) -> dict[str, float]:
         """What they have given for metrics.jsonl since the last call; nothing on ranks other than the first."""
@@ -101,7 +100,8 @@ class Observers:
         if isinstance(answer, Stop):
             self.stop = self.stop or str(answer.why)
 
-    def _failed(self, watcher: _Watcher, method: str, event: Event, error: Exception) -> None:
+    def _failed(self, watcher: _Watcher, method: str, event: Event, error: Exception) -> bool:
+        """Whether the run has to end, so that nobody is told any more."""
         name = watcher.entry.observer
         what = f"observer {name} failed in {method} at step {event.step:,}: {_sentence(error)}"
         if watcher.entry.on_error == "report":
@@ -110,13 +110,14 @@ class Observers:
                 often = "" if times == 1 else f" ({times:,} times so far)"
                 place = _place(error, getattr(watcher.observer, method))
                 self._warn(f"{what}, {place}{often}; the run goes on (on_error: report)")
-            return
+            return False
         self.fault = TrainingError(
             what,
             where=_place(error, getattr(watcher.observer, method)),
             fix="mend it and go on with --resume auto (the run has saved), or give it on_error: report in "
             "trainer.observers",
         )
+        return True
 
 
 def step_event(report: StepReport, *, logged: bool, **here: Any) -> StepEvent:

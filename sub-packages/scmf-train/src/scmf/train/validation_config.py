@@ -65,8 +65,8 @@ class ValidateConfig(Config):
         if self.splits and self.every is None:
             yield Fault(
                 "splits",
-                f"{counted(len(self.splits), 'split')} of trainer.validate.splits, and trainer.validate.every=null takes "
-                "no loss",
+                f"{counted(len(self.splits), 'split')} of trainer.validate.splits, and trainer.validate.every=null "
+                "takes no loss",
                 "write every: 100, or splits: []",
             )
 
