@@ -103,7 +103,7 @@ def test_time_follows_from_the_assumed_share_and_hours_from_steps_validation_and
 
 def test_replicas_share_a_step_and_what_all_of_them_have_is_not_taken_from_the_first(plan, config):
     alone, shared = (
-        plan("--config", config, "--json", "--hardware", "h100", "--devices", n, "data.tokenizer.seq_length=2048",
+        plan("--config", config, "--json", "--hardware", "h100", "--devices", n, "data.tokenizer.seq_length=4096",
              "data.microbatch_tokens=16384")
         for n in (1, 4)
     )  # fmt: skip
