@@ -234,10 +234,10 @@ def test_without_a_token_before_the_first_sequences_begin_with_their_second(rows
                 assert m.targets[np.isin(m.target_positions, np.arange(a, b))].tolist() == tokens[1:].tolist()
 
 
-def hidden(stream, store):
-    """What the model sees of every sequence of the first epoch's whole steps, after a look at what it is to predict."""
+def hidden(stream, store, positions):
+    """What the model sees of every sequence of these steps, after a look at what it is to predict."""
     found = {}
-    for m in (m for seen in range(0, stream.n_train - 11, 12) for m in stream.step(seen).microbatches):
+    for m in (m for seen in positions for m in stream.step(seen).microbatches):
         ids = m.input_ids.copy()
         ids[m.target_positions] = m.targets
         pieces = [(a, b) for a, b in itertools.pairwise(m.cu_seqlens.tolist()) if ids[a] != 0]
@@ -252,11 +252,23 @@ def test_whole_sequences_are_hidden_alike_for_any_number_of_replicas(rows, repli
     changes = {"tokenizer": {"kind": "stored", "seq_length": 40}, "microbatch_tokens": 128, "global_batch_size": 12}
     alone = stream_of(rows, objective=BERT, **changes)
     shares = [stream_of(rows, objective=BERT, replica=Replica(k, replicas), **changes) for k in range(replicas)]
-    found = {number: ids for stream in shares for number, ids in hidden(stream, rows).items()}
-    assert found == hidden(alone, rows)
+    steps = range(0, alone.n_train - 11, 12)
+    found = {number: ids for stream in shares for number, ids in hidden(stream, rows, steps).items()}
+    assert found == hidden(alone, rows, steps)
     assert len(found) == alone.n_train // 12 * 12
     share = sum(ids.count(1) for ids in found.values()) / sum(map(len, found.values()))
     assert 0.08 < share < 0.18  # 0.15 x 0.8, and at least one target a sequence
+
+
+def test_a_step_that_reaches_into_the_next_epoch_hides_what_that_epoch_hides(rows):
+    changes = {"tokenizer": {"kind": "stored", "seq_length": 40}, "microbatch_tokens": 128}
+    reaching = stream_of(rows, objective=BERT, global_batch_size=12, **changes)
+    n = reaching.n_train
+    later = hidden(stream_of(rows, objective=BERT, global_batch_size=8, **changes), rows, [n])
+    both = hidden(reaching, rows, [n - 4])
+    assert {number: both[number] for number in later} == later
+    earlier = hidden(stream_of(rows, objective=BERT, global_batch_size=8, **changes), rows, range(0, n - 7, 8))
+    assert any(earlier[number] != ids for number, ids in later.items() if number in earlier)
 
 
 def test_equal_sequences_are_on_one_side_and_shares_are_met_to_chance(rows):
