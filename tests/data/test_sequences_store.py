@@ -127,6 +127,19 @@ def test_characters_that_reach_over_blocks_are_whole(tmp_path, monkeypatch):
     assert text_of(store_of(tmp_path, text)) == text
 
 
+def test_progress_of_the_first_reading_ends_at_the_size_of_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(text_module, "BLOCK", 7)
+    noted = []
+    progress = SimpleNamespace(advance=noted.append)
+    for number, raw in enumerate(("größer" * 9, gzip.compress(b"a" * 999))):
+        path = tmp_path / f"{number}.txt"
+        path.write_bytes(raw if isinstance(raw, bytes) else raw.encode())
+        noted.clear()
+        conversion._look_at(path, progress)
+        assert sum(noted) == path.stat().st_size
+        assert len(noted) > 3
+
+
 def test_a_gzip_file_and_a_byte_order_mark_are_read(tmp_path):
     marked = b"\xef\xbb\xbfabc\r\n"
     found = store_of(tmp_path, gzip.compress(b"hello"), marked)
@@ -171,8 +184,8 @@ def test_a_file_that_changes_between_the_two_readings_makes_no_store(tmp_path, m
     (tmp_path / "a.txt").write_text("this text.")
     survey = conversion.survey_text
 
-    def survey_then_change(path):
-        found = survey(path)
+    def survey_then_change(path, **more):
+        found = survey(path, **more)
         path.write_text(later)
         return found
 

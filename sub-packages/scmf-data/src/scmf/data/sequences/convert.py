@@ -60,10 +60,7 @@ def convert_text(sources: Sequence[Path], dest: Path, wishes: SequenceWishes = P
     _check_destination(dest, wishes)
     n_bytes = sum(path.stat().st_size for path in sources)
     with Progress("looking at the text", n_bytes, unit="bytes") as progress:
-        surveys = []
-        for path in sources:
-            surveys.append(survey_text(path))
-            progress.advance(path.stat().st_size)
+        surveys = [_look_at(path, progress) for path in sources]
     vocabulary = CharVocabulary.of("".join(sorted(frozenset().union(*(s.characters for s in surveys)))))
     n_tokens = sum(s.n_characters for s in surveys)
     for survey in surveys:
@@ -130,6 +127,20 @@ def _writing(dest: Path, vocabulary: AnyVocabulary, content: str, wishes: Sequen
             where=lasting_path(str(error.filename or dest)),
             fix="free space on that disk, then run the same command again, or name another --dest; nothing was left",
         ) from error
+
+
+def _look_at(path: Path, progress: Progress) -> Survey:
+    """The first reading of a file, noted in bytes of the disk; a packed file has more."""
+    left = path.stat().st_size
+
+    def note(n: int) -> None:
+        nonlocal left
+        progress.advance(min(n, left))
+        left -= min(n, left)
+
+    survey = survey_text(path, on_bytes=note)
+    progress.advance(left)
+    return survey
 
 
 def _write_text(writer: SequenceWriter, survey: Survey, progress: Progress) -> SequenceSource:

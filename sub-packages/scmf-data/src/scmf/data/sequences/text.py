@@ -6,7 +6,7 @@ Bounded memory: a block of bytes at a time, whatever the file's size.
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -41,8 +41,12 @@ class Survey:
     byte_order_mark: bool
 
 
-def survey_text(path: Path) -> Survey:
+def survey_text(path: Path, *, on_bytes: Callable[[int], None] = lambda _: None) -> Survey:
     """Read a text once: how long it is, and which characters it has.
+
+    Args:
+        path: the file.
+        on_bytes: called with the bytes, unpacked, just read.
 
     Raises:
         InputError: D066 a byte that is no UTF-8; D067 no character at all.
@@ -54,6 +58,7 @@ def survey_text(path: Path) -> Survey:
         mark = mark or block.byte_order_mark
         seen[codes] = True
         n += len(codes)
+        on_bytes(block.n_bytes)
     if n == 0:
         raise refuse("D067", "the text has no characters", where=str(path))
     return Survey(path, n, frozenset(map(chr, np.flatnonzero(seen).tolist())), digest.hexdigest(), mark)
@@ -84,6 +89,7 @@ def changed(path: Path) -> StoreError:
 @dataclass(frozen=True, slots=True)
 class _Block:
     text: str
+    n_bytes: int
     byte_order_mark: bool = False
 
 
@@ -96,10 +102,10 @@ def _decoded(path: Path, digest: xxhash.xxh3_128) -> Iterator[_Block]:
             data = waiting + chunk
             text, used = _decode(data, path, offset, final=False)
             marked = offset == 0 and text.startswith("\ufeff")
-            yield _Block(text[1:] if marked else text, marked)
+            yield _Block(text[1:] if marked else text, used, marked)
             waiting, offset = data[used:], offset + used
-    text, _ = _decode(waiting, path, offset, final=True)
-    yield _Block(text)
+    text, used = _decode(waiting, path, offset, final=True)
+    yield _Block(text, used)
 
 
 def _decode(data: bytes, path: Path, offset: int, *, final: bool) -> tuple[str, int]:
