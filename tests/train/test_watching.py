@@ -90,7 +90,7 @@ def test_times_add_up_to_the_wall_time_from_which_the_rates_are_taken(watched):
         assert seconds["forward_backward"] > 0.0
         assert seconds["optimizer"] > 0.0
         assert seconds["communication"] == 0.0  # nobody to talk to
-    assert told[0]["time/validation"] < min(line["time/validation"] for line in told[1:])  # of steps 3 and 6
+    assert [line["time/validation"] > 0.0 for line in told] == [False, True, True]  # steps 3 and 6
     assert (watched[0] / "log.txt").read_text().count("   time  ") == 3
 
 

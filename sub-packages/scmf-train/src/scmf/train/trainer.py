@@ -238,8 +238,7 @@ class Trainer:
         """Everything that is due after a step: numbers, validation, lines, a checkpoint."""
         due = self._due(self.config.trainer.log.every) or report.grad_norm is None
         self.observers.tell("on_step", lambda: step_event(report, logged=due, **self._here()))
-        with self.engine.clock.phase("validation"):
-            found = self._heard(self._validate(), console)
+        found = self._heard(self._validate(), console)
         numbers = (self._numbers(report, interval) if due else {}) | found
         user = self.observers.take_numbers()
         if numbers or user:
@@ -273,7 +272,8 @@ class Trainer:
         if not self._due(self.config.trainer.validation.every):
             return {}
         self.watchdog.beat(f"validation at step {self.step:,}")
-        return self.validation.losses()
+        with self.engine.clock.phase("validation"):
+            return self.validation.losses()
 
     def _heard(self, numbers: dict[str, float], console: Console) -> dict[str, float]:
         """What a validation means for the rate and for the end of the run, in the first rank's words; collective."""
