@@ -113,7 +113,7 @@ def flops_of(line, *, cells, devices):
 
 def test_mfu_is_the_formula_on_the_cells_of_the_interval(watched, store):
     line = next(line for line in lines(watched[0] / "metrics.jsonl") if line["step"] == 6)
-    assert flops_of(line, cells=8, devices=1) == pytest.approx(expected_flops(store, watched[0], (4, 5)), rel=1e-5)
+    assert flops_of(line, cells=8, devices=1) == pytest.approx(expected_flops(store, watched[0], (4, 5)), rel=1e-4)
     assert "  MFU " in (watched[0] / "log.txt").read_text()
 
 
