@@ -61,10 +61,9 @@ def _curriculum(stream: CellStream) -> list[str]:
     what = "genes a cell expresses" if config.by == "length" else f"obs column {config.by}"
     (first, bound), (_, last) = drawing.bound_at(0), drawing.bound_at(2**62)
     side = "at least" if config.hard_first else "up to"
-    return [
-        f"       curriculum by {what}: at first {first:,} of {stream.n_train:,} training cells ({side} {bound:g}), "
-        + f"all ({side} {last:g}) after {config.steps:,} steps, {config.pacing}"
-    ]
+    grows = f"all ({side} {last:g}) after {config.steps:,} steps, {config.pacing}"
+    at_first = f"at first {first:,} of {stream.n_train:,} training cells ({side} {bound:g})"
+    return [f"       curriculum by {what}: {at_first}, {grows}"]
 
 
 def _words(values: dict[str, Any]) -> str:
