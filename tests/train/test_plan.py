@@ -323,7 +323,7 @@ def test_the_script_that_checks_plans_compares_time_and_memory_with_a_run(demo_s
         text=True,
         check=False,
         env=environment(PATH=f"{programs}:{environment()['PATH']}"),
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr
     rows = [line.split("|")[2].strip() for line in done.stdout.splitlines() if line.startswith("| tiny")]

@@ -1,7 +1,8 @@
 """This machine, measured. In: a config. Out: what steps of small microbatches of its cells take, and their memory.
 
-The model is the run's own. Microbatches are small: one cell's length, and a few of them; what a run's large ones take
-follows from the rates of their parts.
+The model is the run's own. Time is measured on small microbatches: one cell's length, and a few of them; what a run's
+large ones take follows from the rates of their parts. Memory is looked at with a few of the run's own, where there is
+time for them.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ _ROUNDS = 3
 """Least rounds: each measures every kind of step once, and a rate follows from the median of its rounds."""
 _MOST = 4
 """Tokens of the largest microbatch, in sequence lengths."""
+_OF_FULL_SIZE = 3
+"""Microbatches of the run's own size, for memory."""
 _PACKS = 6
 """Packs of different cells that are taken in turn: an allocator's peak shows only when sizes change."""
 
@@ -58,11 +61,33 @@ def probe(config: MainConfig, *, seconds: float = SECONDS) -> Measured:
         begun = time.perf_counter()
         kinds = _kinds(packs, most=_affordable(clock, packs, seconds))
         rounds = _measure(clock, kinds, seconds=seconds, begun=begun)
-        largest = max((shape_of(m, packing=True) for m in kinds[1]), key=lambda shape: shape.positions)
         timed = time.perf_counter() - begun
         wall, processor = (clock.rates(config, by, vocabulary_size=len(stream.vocabulary)) for by in (0, 1))
+        seen = [shape_of(m, packing=True) for m in kinds[1]]
+        seen += _fill_memory(clock, config, layout, wall, seconds=seconds)
+        largest = max(seen, key=lambda shape: shape.positions)
         peak = peak_memory(world.device) or peak_resident_bytes()
         return Measured(wall, processor, peak, largest, rounds=rounds, seconds=timed)
+
+
+def _fill_memory(clock: _Clock, config: MainConfig, layout: Layout, wall: Rates, *, seconds: float) -> list[Shape]:
+    """Microbatches of the run's own size, for their memory alone, as many as take no longer than the probe: 0 to 3.
+
+    An allocator's waste cannot be computed from that of smaller ones.
+    """
+    stream = open_cells(config, layout)
+    size, pad = len(stream.vocabulary), getattr(stream.vocabulary, "pad", None)
+    seen: list[Shape] = []
+    left = seconds
+    for number in range(_OF_FULL_SIZE):
+        microbatch = stream.step(number * config.data.global_batch_size).microbatches[0]
+        shape = shape_of(microbatch, packing=config.data.packing, pad=pad)
+        left -= wall.seconds(config.model, [shape], vocabulary_size=size)
+        if left < 0:
+            break
+        clock.step([microbatch])
+        seen.append(shape)
+    return seen
 
 
 def _refuse_ranks(config: MainConfig) -> None:
