@@ -95,7 +95,7 @@ def _replace(tree: Tree, draw: random.Random) -> None:
 
 
 def _scale(tree: Tree, draw: random.Random) -> None:
-    numbers = [(h, k) for h, k in places(tree) if isinstance(h[k], int | float) and not isinstance(h[k], bool)]
+    numbers = [(h, k) for h, k in places(tree) if type(h[k]) in (int, float) and abs(h[k]) < 2**1000]
     if numbers:
         here, key = draw.choice(numbers)
         by = draw.choice((-1, 0, 2, 3, 0.5, 1e-9, 1e9, 1_000_003))
@@ -135,9 +135,37 @@ _TREE_FAULTS: Final[tuple[Callable[[Tree, random.Random], None], ...]] = (
 )  # fmt: skip
 
 
+_TASKS: Final[Tree] = {"genes": {"kind": "mlm"}, "age": {"kind": "regress", "column": "age"}}
+_SETTINGS: Final[Tree] = {"a": {"b.c": [1, None, 1.5, "x"]}, "": {}}
+_SECTIONS: Final[tuple[tuple[str, Any], ...]] = (
+    ("model.task", {"kind": "several", "tasks": _TASKS, "weights": {"age": 0.5}}),
+    ("model.task", {"kind": "classify", "column": "cell_type", "classes": ["B", "T"]}),
+    ("data.curriculum", {"by": "length", "steps": 100}),
+    ("data.sampling", {"kind": "balanced", "by": "donor_id"}),
+    ("data.order", {"kind": "blocks", "block": 16}),
+    ("data.store", [{"path": "a", "weight": 1}, {"path": "b", "weight": 2.5}]),
+    ("trainer.ema", {"decay": 0.99}),
+    ("trainer.early_stop", {"patience": 3}),
+    ("trainer.observers", [{"observer": "my_package.Watch", "settings": _SETTINGS}]),
+    ("trainer.profile", {"tool": "nsys", "ranks": [0, 1]}),
+    ("trainer.log", {"wandb": {"project": "p", "tags": ["a", "b"]}}),
+    ("trainer.optimizer", {"kind": "sgd", "lr": 0.1}),
+    ("trainer.schedule", {"kind": "plateau", "patience": 2}),
+)
+"""Sections that no recipe has."""
+
+
+def _with_sections(tree: Tree, draw: random.Random) -> None:
+    for key, inner in draw.sample(_SECTIONS, draw.choice((0, 0, 0, 1, 2))):
+        section, name = key.split(".")
+        if isinstance(tree.get(section), dict):
+            tree[section][name] = copy.deepcopy(inner)
+
+
 def broken_tree(tree: Tree, draw: random.Random) -> Tree:
     """A copy with up to four faults; sometimes with none."""
     broken = copy.deepcopy(tree)
+    _with_sections(broken, draw)
     for _ in range(draw.choice((0, 1, 1, 1, 1, 2, 3))):
         if any(True for place in places(broken) if isinstance(place[0], dict)):
             draw.choice(_TREE_FAULTS)(broken, draw)
