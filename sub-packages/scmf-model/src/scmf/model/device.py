@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -72,6 +73,26 @@ def compute_capability(device: torch.device) -> tuple[int, int] | None:
 def device_name(device: torch.device) -> str:
     """The chip's name for the run's record."""
     return str(torch.cuda.get_device_name(device)) if device.type == "cuda" else "cpu"  # noqa: TID251
+
+
+def accelerator_facts() -> dict[str, Any]:
+    """Torch's build and the GPUs that it can use, in plain values; why it can use none, where it says so."""
+    error = None
+    try:
+        torch.cuda.init()  # noqa: TID251
+    except (RuntimeError, AssertionError) as refusal:
+        error = str(refusal).splitlines()[0]
+    devices = [torch.cuda.get_device_properties(number) for number in range(gpu_count())]  # noqa: TID251
+    nccl = torch.cuda.nccl.version() if devices and torch.distributed.is_nccl_available() else None  # noqa: TID251
+    return {
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "error": error,
+        "nccl": None if nccl is None else ".".join(map(str, nccl)),
+        "devices": [
+            {"name": d.name, "memory": d.total_memory, "capability": f"{d.major}.{d.minor}"} for d in devices
+        ],
+    }
 
 
 def seed_generators(seed: int) -> None:
