@@ -59,8 +59,6 @@ class Workload:
     vocabulary_size: int
     noun: str = "cell"
     """What one unit is called: a window for text."""
-    n_train: int | None = None
-    """Cells of an epoch; None where only lengths were given."""
     source: str = ""
     """Where the lengths come from, for people."""
 
@@ -111,7 +109,6 @@ def look_at_stream(first: StepStream, whole: StepStream, *, max_steps: int, repl
         replicas=replicas,
         vocabulary_size=len(whole.vocabulary),
         noun=whole.noun,
-        n_train=whole.n_train,
         source=f"{len(seen):,} of the run's {max_steps:,} steps, from its first to its last",
     )
 
