@@ -41,6 +41,12 @@ def parser():
             "scmf-x convert a --dest out",
             id="longer name",
         ),
+        pytest.param(
+            ["convert", "a", "--dest", "out", "--coun", "X"],
+            "unrecognized arguments: --coun X; --coun: did you mean --counts?",
+            "scmf-x convert a --dest out --counts X",
+            id="beginning of a flag",
+        ),
         pytest.param(["chekc", "a"], "'chekc'", "scmf-x check a", id="command"),
         pytest.param(
             ["convert", "a", "--dest", "o", "--species", "humn"],

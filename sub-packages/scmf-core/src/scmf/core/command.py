@@ -24,7 +24,8 @@ class Parser(argparse.ArgumentParser):
     """argparse's parser, raising ConfigError where argparse would print its usage and exit with 2."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
-        super().__init__(*args, **settings)
+        # The beginning of a flag is no flag: what it would mean changes with every flag that is added.
+        super().__init__(*args, allow_abbrev=False, **settings)
         self.words: list[str] | None = None
         """The words last parsed; None before."""
         self._intermixed = False
@@ -99,8 +100,7 @@ def _deepest(parser: Parser) -> Parser:
 def _misspelt_flags(parser: Parser) -> dict[str, str]:
     """Flags that the parser does not know, each with the nearest that it knows."""
     given = [word.partition("=")[0] for word in parser.words or () if re.match(r"--[A-Za-z]", word)]
-    # argparse takes the beginning of a flag for the flag.
-    unknown = [flag for flag in given if not any(known.startswith(flag) for known in parser.options())]
+    unknown = [flag for flag in given if flag not in parser.options()]
     return _nearest_of(unknown, [flag for flag in parser.options() if flag not in given])
 
 

@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from scmf.core.config_kind import entry_class, section_class
 from scmf.core.errors import ConfigError, legible
+from scmf.core.other_names import our_name
 from scmf.core.text import brief
 
 Path = tuple[str | int, ...]
@@ -155,7 +156,7 @@ def _unknown_key(path: Path, section: type[BaseModel] | None) -> Fault:
     key = ".".join(str(part) for part in path)
     keys = [field.alias or name for name, field in section.model_fields.items()] if section else []
     where = ".".join(str(part) for part in path[:-1]) or "the document"
-    near = nearest(str(path[-1]), keys)
+    near = our_name(str(path[-1]), keys) or nearest(str(path[-1]), keys)
     fix = f"did you mean `{near}`? " if near else "remove it. "
     return Fault(key, f"{key} is not a key of {where}", f"{fix}The keys there: {', '.join(keys)}")
 
