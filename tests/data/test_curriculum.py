@@ -125,8 +125,8 @@ def test_inside_a_stage_no_cell_comes_twice_before_all_admitted_ones_have_come(
 
 
 def test_a_stage_that_goes_through_its_cells_again_does_so_in_another_order():
-    asked = CurriculumConfig(by="x", start=0.2, steps=100)
-    drawing = CurriculumDrawing(everything(100), np.arange(100.0), asked, batch=100, seed=3)
+    asked = CurriculumConfig(by="x", start=0.2, steps=500)
+    drawing = CurriculumDrawing(everything(100), np.arange(100.0), asked, batch=20, seed=3)
     turns = drawn(drawing, 0, 100).reshape(5, 20)  # the first of a hundred stages
     assert (np.sort(turns) == np.arange(20)).all()
     assert len({tuple(turn) for turn in turns.tolist()}) == 5

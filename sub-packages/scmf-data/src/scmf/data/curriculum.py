@@ -147,9 +147,12 @@ def _column(store: CellStore, column: str) -> FloatArray:
 
 def _refuse_few(admitted: int, n_cells: int, config: CurriculumConfig, *, batch: int) -> None:
     if admitted < batch <= n_cells:
+        least = np.ceil(batch / n_cells * 1000) / 1000
         raise ConfigError(
             f"data.curriculum.start={config.start} begins with {admitted:,} of {n_cells:,} training cells, and a step "
             f"draws {batch:,}",
             where="data.curriculum.start",
-            fix=f"use at least {np.ceil(batch / n_cells * 1000) / 1000}, or a smaller data.global_batch_size",
+            fix=f"use at least {least}, or a smaller data.global_batch_size"
+            if least < 1
+            else "use a smaller data.global_batch_size, or curriculum: null",
         )
