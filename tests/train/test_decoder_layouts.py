@@ -32,8 +32,7 @@ def one_process():
         pytest.param(2, SEQUENCE, id="TP2xSP"),
         pytest.param(2, INTERLEAVED | {"trainer__parallel__recompute": "full"}, id="PP2x2, full recompute"),
         pytest.param(2, FSDP, id="FSDP on 2"),
-        pytest.param(4, TENSOR | PIPELINE, id="TP2xPP2"),
-        pytest.param(4, TENSOR | {"trainer__parallel__recompute": "selective"}, id="TP2xDP2, selective recompute"),
+        pytest.param(4, TENSOR | PIPELINE | {"trainer__parallel__recompute": "selective"}, id="TP2xPP2, selective"),
     ],
 )
 def test_a_decoder_meets_one_process_in_every_layout(ranks, changes, one_process):
@@ -43,9 +42,8 @@ def test_a_decoder_meets_one_process_in_every_layout(ranks, changes, one_process
     assert max(abs(a[1] - b[1]) for a, b in zip(runs[0], one_process, strict=True)) < 1e-4
 
 
-@pytest.mark.parametrize("positions", ["learned", "sinusoidal"])
-def test_places_are_the_same_on_every_rank(positions):
-    changes = DECODER | {"model__positions": positions, "model__norm": "post"}
+def test_sinusoids_are_the_same_on_every_rank():
+    changes = DECODER | {"model__positions": "sinusoidal", "model__norm": "post"}
     (one,) = run_ranks(train, 1, changes, 4)
     two, _ = run_ranks(train, 2, changes | SEQUENCE, 4)
     assert max(abs(a[0] - b[0]) for a, b in zip(one, two, strict=True)) < 1e-5
@@ -58,8 +56,8 @@ def test_recomputation_of_a_decoder_changes_no_bit_also_with_dropout():
     assert plain == again
 
 
-def test_a_decoder_saved_on_four_ranks_goes_on_in_one_process(one_process, tmp_path):
+def test_a_decoder_saved_by_two_tensor_ranks_goes_on_in_one_process(one_process, tmp_path):
     (tmp_path / "shards").mkdir()
-    run_ranks(train_saving, 4, DECODER | TENSOR | PIPELINE, 4, tmp_path / "shards")
+    run_ranks(train_saving, 2, DECODER | TENSOR, 4, tmp_path / "shards")
     (later,) = run_ranks(train_loading, 1, DECODER, 4, tmp_path / "shards", 4)
     assert max(abs(a[0] - b[0]) for a, b in zip(later, one_process[4:], strict=True)) < 1e-5

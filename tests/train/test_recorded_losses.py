@@ -22,7 +22,6 @@ VALIDATION = 3.217901
 TENSOR = "trainer.parallel.tensor=2"
 PIPELINE = "trainer.parallel.pipeline=2"
 SEQUENCE = "trainer.parallel.sequence=true"
-INTERLEAVE = "trainer.parallel.interleave=2"
 
 
 @pytest.fixture(scope="module")
@@ -37,10 +36,9 @@ def opening(tmp_path_factory):
     ("ranks", "overrides"),
     [
         pytest.param(1, [], id="one process"),
-        pytest.param(2, [TENSOR], id="TP2"),
+        pytest.param(2, [TENSOR, SEQUENCE], id="TP2xSP"),
         pytest.param(2, [PIPELINE], id="PP2"),
         pytest.param(2, [], id="DP2"),
-        pytest.param(4, [TENSOR, SEQUENCE, PIPELINE, INTERLEAVE], id="TP2xSPxPP2x2"),
     ],
 )
 def test_a_character_gpt_meets_the_recorded_losses(ranks, overrides, opening):
