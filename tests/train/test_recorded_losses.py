@@ -1,4 +1,4 @@
-"""The engine's regression model: `char-gpt-test` on shipped text meets recorded losses, alone and in every layout.
+"""The engine's regression model: `char-gpt-test` on shipped text meets recorded losses, alone and on several ranks.
 
 The numbers change only in a commit that says why. They were recorded on one CPU process with AVX-512; the same steps
 with AVX2, with SSE alone and with two threads stay within 4e-5.
