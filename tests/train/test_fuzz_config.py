@@ -103,3 +103,11 @@ def test_names_without_end_are_cut_in_messages(capsys):
 def test_a_folder_is_told_from_a_file_of_another_name(tmp_path):
     with pytest.raises(ConfigError, match="this is a folder"):
         read_document(tmp_path)
+
+
+@pytest.mark.parametrize("setting", [".nan", "[1, {b: .inf}]", "{c: -.inf}"])
+def test_settings_of_an_observer_that_would_become_null_when_written_are_refused(setting):
+    words = [f"trainer.observers=[{{observer: a.B, settings: {{x: {setting}}}}}]"]
+    with pytest.raises(ConfigError, match="not finite") as error:
+        recipe_command(["--recipe", "test", *words])
+    assert "trainer.observers.0.settings" in error.value.where

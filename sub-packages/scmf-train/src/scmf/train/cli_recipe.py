@@ -72,7 +72,6 @@ def _parser() -> argparse.ArgumentParser:
         description="Write the complete, commented configuration of a run.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--recipe", metavar="NAME", help="the recipe to write; your own is module:NAME or FILE.py:NAME")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field
@@ -25,7 +26,7 @@ class ObserverConfig(Config):
     """What an exception of one of its methods does: stop the run with a checkpoint, or be told in the log."""
 
     def faults(self) -> Iterator[Fault]:
-        """A module and a class."""
+        """A module and a class; settings that the run's config.yaml can hold."""
         yield from super().faults()
         if not _DOTTED.fullmatch(self.observer):
             yield Fault(
@@ -33,6 +34,21 @@ class ObserverConfig(Config):
                 f"observer: {self.observer} is no dotted path of a class",
                 "write it as my_package.my_module.MyObserver, of a module that Python can import",
             )
+        if not _finite(self.settings):
+            yield Fault(
+                "settings",
+                f"settings of observer: {self.observer} hold a number that is not finite, which a file cannot keep",
+                "write null, or a finite number",
+            )
+
+
+def _finite(value: object) -> bool:
+    """Whether all numbers are, inside of lists and sections too: pydantic does not look into values of any type."""
+    if isinstance(value, Mapping):
+        return all(map(_finite, value.values()))
+    if isinstance(value, list | tuple):
+        return all(map(_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _section(value: object) -> object:
