@@ -253,6 +253,19 @@ def test_this_machines_gpus_are_those_of_its_driver(plan, config, tmp_path, monk
         visible_gpus()
 
 
+def test_a_step_takes_what_its_parts_take():
+    model = tiny_config().model
+    step = (full_shape(512, longest=64, share=0.0),) * 2
+
+    def seconds(**rate):
+        rates = Rates(**{"step": 0.0, "microbatch": 0.0, "linear": 0.0, "pair": 0.0} | rate)
+        return rates.seconds(model, step, vocabulary_size=900)
+
+    assert (seconds(step=1.0), seconds(microbatch=1.0)) == (1.0, 2.0)
+    assert seconds(pair=1.0) == 2 * 8 * 64**2
+    assert seconds(linear=1.0) == 2 * 3 * 4 * 512 * (8 * 64**2 + 4 * 64 * 128)  # 4 layers of 64 x 128
+
+
 def test_rates_explain_steps_that_differ_and_none_is_negative():
     model = tiny_config().model
     true = Rates(step=0.05, microbatch=0.01, linear=2e-10, pair=3e-8)
