@@ -41,6 +41,19 @@ def test_every_cell_of_a_split_is_counted_once(cell_run):
     assert cells == {"train": 168, "test": 21}
 
 
+def test_another_precision_is_computed_in_when_it_is_asked_for(cell_run):
+    found, measured = perplexity(cell_run, "--precision", "bf16"), lines(cell_run / "metrics.jsonl")[-1]["val/loss"]
+    assert found["precision"] == "bf16"
+    assert 0 < abs(found["nats"] - measured) < 0.05
+
+
+def test_several_processes_are_refused(cell_run):
+    launched = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
+    what, _, fix = three_lines(run("scmf-eval", "perplexity", "--run", cell_run, **launched))
+    assert what == "2 processes were started, and this command computes in one"
+    assert "without torchrun" in fix
+
+
 def test_a_split_with_nothing_in_it_is_refused_with_those_that_may_have_something(cell_run):
     result = run("scmf-eval", "perplexity", "--run", cell_run, "--split", "test", "data.split.test=0")
     what, _, fix = three_lines(result)
