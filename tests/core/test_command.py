@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
 import pytest
 
 from scmf.core.command import Parser, nearest
@@ -91,3 +93,12 @@ def test_the_command_that_was_meant_is_accepted():
 @pytest.mark.parametrize(("word", "right"), [("--speices", "--species"), ("--zzz", None), ("--", None)])
 def test_only_a_near_word_is_suggested(word, right):
     assert nearest(word, ["--species", "--dest"]) == right
+
+
+def test_every_program_says_its_version_and_a_sub_command_has_none(capsys):
+    with pytest.raises(SystemExit) as ended:
+        parser().parse_args(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"scmf-x {version('scmf-core')}\n"
+    with pytest.raises(ConfigError):
+        parser().parse_args(["check", "--version"])

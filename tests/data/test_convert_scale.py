@@ -121,8 +121,10 @@ def cut_after(monkeypatch, n):
 
 def test_the_same_command_goes_on_after_an_interruption_and_makes_no_part_twice(sources, whole, tmp_path, monkeypatch):
     cut_after(monkeypatch, 3)
+    lines = []
     with pytest.raises(Cut):
-        convert(sources, tmp_path / "s", OPTIONS, log=quiet)
+        convert(sources, tmp_path / "s", OPTIONS, log=lines.append)
+    assert lines[-1] == "finished parts are kept: the same command goes on from there"
     assert [p.name for p in tmp_path.iterdir()] == [".s.partial"]
     monkeypatch.undo()
     made = []

@@ -47,7 +47,7 @@ def test_verify_is_zero_for_a_sound_store_and_one_with_a_line_a_fault(run, demo_
     code, out, err = run("verify", tmp_path / "s")
     assert code == 1
     assert [line.split(":")[0] for line in out.splitlines()] == ["part-00001/X/zarr.json", "part-00002/X/zarr.json"]
-    assert err == f"2 faults in {tmp_path}/s\n"
+    assert err.startswith(f"error: 2 faults\n  where: {tmp_path}/s\n  fix:   bring the files named above back")
 
 
 def test_bench_measures_three_patterns_and_says_what_they_leave_out(run, demo_store, monkeypatch):

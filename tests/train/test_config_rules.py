@@ -60,8 +60,8 @@ BROKEN = [
     ),
     (
         ["model.task={kind: several, tasks: {Cell type: {kind: classify, column: type}}}"],
-        "model.task.tasks has an objective of the name 'Cell type'; small letters, digits and _ make a name, "
-        "a letter first",
+        ("model.task.tasks has an objective of the name 'Cell type'; small letters, digits and _ make a name, "
+        "a letter first"),
         "call it cell_type",
     ),
     (
@@ -91,8 +91,8 @@ BROKEN = [
     ),
     (
         ["model.heads=16", "model.positions=rotary"],
-        "model.positions=rotary turns pairs of a head's numbers, and model.hidden=48 over model.heads=16 is no even "
-        "width",
+        ("model.positions=rotary turns pairs of a head's numbers, and model.hidden=48 over model.heads=16 is no even "
+        "width"),
         "a multiple of 2 x heads",
     ),
     (

@@ -35,6 +35,7 @@ def own(config, tmp_path_factory):
     directory = tmp_path_factory.mktemp("own") / "run"
     out = succeed("scmf-train", "--config", config, "trainer.devices=2", f"trainer.result_dir={directory}")
     assert "ranks  2 = tensor 2 x pipeline 1 x data 1" in out
+    assert "(" not in next(line for line in out.splitlines() if "ranks  2" in line)
     return directory
 
 

@@ -20,12 +20,24 @@ _ALIKE: Final = 0.6
 """Share of equal letters from which one word is taken for a misspelling of another; difflib's own default."""
 
 
+class _Version(argparse.Action):
+    """Print the program's version, and end."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> NoReturn:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"{parser.prog} {version('scmf-core')}\n")
+        parser.exit()
+
+
 class Parser(argparse.ArgumentParser):
     """argparse's parser, raising ConfigError where argparse would print its usage and exit with 2."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         # The beginning of a flag is no flag: what it would mean changes with every flag that is added.
         super().__init__(*args, allow_abbrev=False, **settings)
+        if " " not in self.prog:  # the program itself, not one of its sub-commands
+            self.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
         self.words: list[str] | None = None
         """The words last parsed; None before."""
         self._intermixed = False

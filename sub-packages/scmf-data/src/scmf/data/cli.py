@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, Final, NoReturn
 
 from scmf.core.command import Parser
 from scmf.core.errors import run_command
+from scmf.core.text import counted
 from scmf.data import cli_check, cli_edit, cli_ledger, cli_rank_order, cli_shuffle
 from scmf.data.cli_check import add_check
 from scmf.data.cli_convert import add_convert, convert_command, positive, print_line
@@ -37,6 +39,7 @@ examples:
   scmf-store rank-order data/pbmc --vocabulary geneformer-v2 --dest data/pbmc-ranked
   scmf-store shuffle-quality data/pbmc --by cell_type --order blocks
   scmf-store ledger data/pbmc
+  scmf-store coverage data/pbmc --vocabulary geneformer-v2
   scmf-store seen other.h5ad --ledger data/pbmc.ledger
 """
 
@@ -91,7 +94,7 @@ def _command(commands: Any, name: str, text: str, *, run: Callable[..., int] | N
     looks: dict[str, Any] = {
         "description": text,
         "formatter_class": argparse.RawDescriptionHelpFormatter,
-        "epilog": _EXAMPLES + "--debug shows the traceback of an error.",
+        "epilog": _examples(name if commands is not None else None),
     }
     if commands is None:
         return Parser(prog=name, **looks)
@@ -100,6 +103,13 @@ def _command(commands: Any, name: str, text: str, *, run: Callable[..., int] | N
     if name not in {"check", "convert", "merge", "seen"}:
         parser.add_argument("store", type=Path, metavar="DIR", help="folder of the store")
     return parser
+
+
+def _examples(command: str | None) -> str:
+    """The examples of one sub-command, or all."""
+    title, *lines = _EXAMPLES.splitlines()
+    own = [line for line in lines if command is None or line.split()[1] == command]
+    return "\n".join([*([title] if own else []), *own, "--debug shows the traceback of an error."])
 
 
 def _add_edits(commands: Any) -> None:
@@ -124,7 +134,11 @@ def _add_vocabulary(commands: Any) -> None:
     text = "Compute a vocabulary, genes and their medians, from a store."
     vocabulary = _command(commands, "vocabulary", text, run=_vocabulary)
     vocabulary.add_argument(
-        "--out", required=True, type=Path, metavar="FILE", help="parquet file to make, for data.tokenizer.vocabulary"
+        "--out",
+        required=True,
+        type=parquet_file,
+        metavar="FILE",
+        help="parquet file to make, for data.tokenizer.vocabulary",
     )
     vocabulary.add_argument(
         "--min-cells", default=1, type=positive, metavar="N", help="a gene in fewer cells has no token (default: 1)"
@@ -132,6 +146,13 @@ def _add_vocabulary(commands: Any) -> None:
     vocabulary.add_argument(
         "--framed", action="store_true", help="sequences begin with <cls> and end with <eos>, as in Geneformer V2"
     )
+
+
+def parquet_file(text: str) -> Path:
+    """A file to be made, by a name that says what it will hold."""
+    if Path(text).suffix != ".parquet":
+        raise argparse.ArgumentTypeError(f"{text} does not end in .parquet, and parquet is what is written")
+    return Path(text)
 
 
 def _verify(options: argparse.Namespace) -> int:
@@ -144,7 +165,11 @@ def _verify(options: argparse.Namespace) -> int:
             print_line(line)
             faults += 1
     if faults:
-        sys.stderr.write(f"{faults} {'fault' if faults == 1 else 'faults'} in {options.store}\n")
+        sys.stderr.write(
+            f"error: {counted(faults, 'fault')}\n  where: {options.store}\n  fix:   bring the files named above back "
+            f"from a copy, or make the store again: scmf-store convert SRC --dest {shlex.quote(str(options.store))} "
+            "--overwrite\n"
+        )
         return 1
     print_line(f"{options.store}: sound")
     return 0

@@ -89,9 +89,7 @@ def accelerator_facts() -> dict[str, Any]:
         "cuda": torch.version.cuda,
         "error": error,
         "nccl": None if nccl is None else ".".join(map(str, nccl)),
-        "devices": [
-            {"name": d.name, "memory": d.total_memory, "capability": f"{d.major}.{d.minor}"} for d in devices
-        ],
+        "devices": [{"name": d.name, "memory": d.total_memory, "capability": f"{d.major}.{d.minor}"} for d in devices],
     }
 
 

@@ -21,7 +21,7 @@ from scmf.model.transformer_config import Precision
 from scmf.train.agreement import on_first, together
 from scmf.train.alignment import align_of
 from scmf.train.capability import refuse_precision, this_machine
-from scmf.train.config import MainConfig, with_steps
+from scmf.train.config import MainConfig, ParallelConfig, with_steps
 from scmf.train.console import Console
 from scmf.train.engine import Engine
 from scmf.train.layout import Layout
@@ -268,8 +268,8 @@ def describe(trainer: Trainer, resolved: Resolved) -> list[str]:
         ),
         (
             f"ranks  {resolved.ranks} = tensor {layout.model.tensor} x pipeline {layout.model.pipeline} x data "
-            f"{resolved.replicas}; {a_step} a step, {counted(resolved.max_steps, 'step')}, "
-            f"{resolved.max_steps * batch / stream.n_train:.1f} epochs"
+            f"{resolved.replicas}{_ways(config.trainer.parallel)}; {a_step} a step, "
+            f"{counted(resolved.max_steps, 'step')}, {resolved.max_steps * batch / stream.n_train:.1f} epochs"
         ),
         describe_optimizer(config.trainer.optimizer, ema=None if ema is None else ema.decay),
     ]
@@ -281,6 +281,19 @@ def describe(trainer: Trainer, resolved: Resolved) -> list[str]:
             f"than once; data.global_batch_size={stream.n_train} would not"
         )
     return lines
+
+
+def _ways(parallel: ParallelConfig) -> str:
+    """What else is laid out otherwise than by default."""
+    said = {
+        f"{parallel.interleave} stages a pipeline rank": parallel.interleave > 1,
+        "sequence parallel": parallel.sequence,
+        "optimizer shared out": parallel.shard_optimizer,
+        "weights shared out (FSDP)": parallel.fsdp,
+        f"{parallel.recompute} recompute": parallel.recompute != "none",
+    }
+    words = ", ".join(word for word, holds in said.items() if holds)
+    return f" ({words})" if words else ""
 
 
 def _sizes(trainer: Trainer) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def add_sources(dest: Path, sources: Sequence[Path], options: ConvertOptions, *,
         _refuse_known(plan, store.manifest, options)
         site = Site(plan, options, folder.path, worker_budget(plan, options), symbols=symbols_of(store))
         size, first = options.cells_per_part or cells_of_part(plan.n_cells), _next_part(store.manifest)
-        with interruptible(folder):
+        with interruptible(folder, log):
             results = make_parts(folder, site, cut_parts(plan, cells_per_part=size, first=first), log=log)
             added, tallies = describe(folder, site, results, first_cell=len(store))
             manifest = _sum(store, added)

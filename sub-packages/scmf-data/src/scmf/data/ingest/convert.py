@@ -72,7 +72,7 @@ def convert(sources: Sequence[Path], dest: Path, options: ConvertOptions, *, log
         plan = look_at(Request(tuple(sources), options, dest), folder, log)
         site = Site(plan, options, folder.path, worker_budget(plan, options))
         parts = cut_parts(plan, cells_per_part=options.cells_per_part or cells_of_part(plan.n_cells))
-        with interruptible(folder):
+        with interruptible(folder, log):
             results = make_parts(folder, site, parts, log=log)
             conversion = _without_duplicates(folder, site, results, log)
             folder.finish(conversion.manifest)
@@ -125,7 +125,7 @@ def make_parts(folder: ConversionFolder, site: Site, parts: Sequence[PartJob], *
 
 
 @contextmanager
-def interruptible(folder: ConversionFolder) -> Iterator[None]:
+def interruptible(folder: ConversionFolder, log: Log) -> Iterator[None]:
     """What is finished stays when the reason to stop is not the sources: Ctrl-C, memory, the disk.
 
     Raises:
@@ -135,6 +135,8 @@ def interruptible(folder: ConversionFolder) -> Iterator[None]:
         yield
     except (KeyboardInterrupt, MachineError, MemoryError):
         folder.keep = folder.has_parts()
+        if folder.keep:
+            log("finished parts are kept: the same command goes on from there")
         raise
     except OSError as error:
         folder.keep = folder.has_parts()
