@@ -79,11 +79,11 @@ def accelerator_facts() -> dict[str, Any]:
     """Torch's build and the GPUs that it can use, in plain values; why it can use none, where it says so."""
     error = None
     try:
-        torch.cuda.init()  # noqa: TID251
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # noqa: TID251
     except (RuntimeError, AssertionError) as refusal:
         error = str(refusal).splitlines()[0]
     devices = [torch.cuda.get_device_properties(number) for number in range(gpu_count())]  # noqa: TID251
-    nccl = torch.cuda.nccl.version() if devices and torch.distributed.is_nccl_available() else None  # noqa: TID251
+    nccl = torch.cuda.nccl.version() if devices and torch.distributed.is_nccl_available() else None  # type: ignore[no-untyped-call]  # noqa: TID251
     return {
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
@@ -117,12 +117,12 @@ class StreamMark:
     """A moment on the stream of this process's GPU; made and read without the host waiting for the device."""
 
     def __init__(self) -> None:
-        self._event = torch.cuda.Event(enable_timing=True)  # noqa: TID251
+        self._event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # noqa: TID251
         self._event.record()
 
     def passed(self) -> bool:
         """Whether the device has come by."""
-        return bool(self._event.query())
+        return bool(self._event.query())  # type: ignore[no-untyped-call]
 
     def seconds_until(self, later: StreamMark) -> float:
         """Seconds between two moments that have passed."""
@@ -137,16 +137,16 @@ def marks_of(device: torch.device) -> type[StreamMark] | None:
 @contextmanager
 def named_range(name: str) -> Iterator[None]:
     """Show the block under a name in NVIDIA's profiler; only on a GPU."""
-    torch.cuda.nvtx.range_push(name)  # noqa: TID251
+    torch.cuda.nvtx.range_push(name)  # type: ignore[no-untyped-call]  # noqa: TID251
     try:
         yield
     finally:
-        torch.cuda.nvtx.range_pop()  # noqa: TID251
+        torch.cuda.nvtx.range_pop()  # type: ignore[no-untyped-call]  # noqa: TID251
 
 
 def capture_for_profiler(*, on: bool) -> None:
     """Begin or end what `nsys profile --capture-range=cudaProfilerApi` records; only on a GPU."""
-    (torch.cuda.profiler.start if on else torch.cuda.profiler.stop)()  # noqa: TID251
+    (torch.cuda.profiler.start if on else torch.cuda.profiler.stop)()  # type: ignore[no-untyped-call]  # noqa: TID251
 
 
 _HISTORY = 100_000
@@ -160,4 +160,4 @@ def remember_allocations() -> None:
 
 def write_allocations(path: Path) -> None:
     """Write what the allocator has kept, as https://pytorch.org/memory_viz shows it; only on a GPU."""
-    torch.cuda.memory._dump_snapshot(str(path))  # noqa: SLF001, TID251
+    torch.cuda.memory._dump_snapshot(str(path))  # type: ignore[no-untyped-call]  # noqa: SLF001, TID251
