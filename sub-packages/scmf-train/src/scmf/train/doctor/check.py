@@ -26,7 +26,10 @@ CHECKS: Final = {
     "disk": ("SCMF-M016", "room where runs and temporary files are written"),
     "products": ("SCMF-M017", "speed of one matrix product by type, beside the chip's stated peak where it is known"),
     "ring": ("SCMF-M018", "ranks started by torchrun find each other, pass data around and add it up rightly"),
-    "store": ("SCMF-M019", "a store is there and its files come from the disk at a usable rate, with `scmf-doctor --store`"),
+    "store": (
+        "SCMF-M019",
+        "a store is there and its files come from the disk at a usable rate, with `scmf-doctor --store`",
+    ),
 }
 """Number of each check and what it is about. Numbers are never given to another check."""
 
