@@ -35,7 +35,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         # The beginning of a flag is no flag: what it would mean changes with every flag that is added.
-        super().__init__(*args, allow_abbrev=False, **settings)
+        super().__init__(*args, **{**settings, "allow_abbrev": False})
         if " " not in self.prog:  # the program itself, not one of its sub-commands
             self.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
         self.words: list[str] | None = None

@@ -180,4 +180,5 @@ class CharVocabulary:
 
 def codes_of(text: str) -> CodeArray:
     """Code point of each character. (len(text),) uint32."""
-    return np.frombuffer(text.encode("utf-32-le"), "<u4")
+    # A byte of the command line that is no UTF-8 comes as half of a pair: it is a character without a token.
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")

@@ -15,7 +15,7 @@ from scmf.core.errors import ConfigError, StoreError
 from scmf.data.progress import Progress
 from scmf.data.step_stream import SplitName, StepStream
 from scmf.eval.loaded import LoadedModel
-from scmf.train.interval import perplexity
+from scmf.train.losses import perplexity
 from scmf.train.run import open_cells
 from scmf.train.step import Passes
 
@@ -46,9 +46,9 @@ class SplitLoss:
     """What of the data is not as it was in training; empty unless keys of the data section were changed."""
 
     def numbers(self) -> dict[str, Any]:
-        """Plain values; an infinite perplexity is null, which JSON has no number for."""
-        finite = self.perplexity if math.isfinite(self.perplexity) else None
-        return {**asdict(self), "perplexity": finite, "differences": list(self.differences)}
+        """Plain values; a number that is not finite is null, which JSON has."""
+        values = {**asdict(self), "differences": list(self.differences)}
+        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
 
 
 def split_loss(loaded: LoadedModel, *, split: SplitName, changed: bool = False) -> SplitLoss:

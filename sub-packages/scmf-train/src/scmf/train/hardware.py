@@ -13,6 +13,8 @@ from scmf.core.command import nearest
 from scmf.core.errors import ConfigError
 
 _TERA = 1e12
+_OTHERS = frozenset({"MIG", "LAPTOP", "MOBILE", "MAX", "TI", "SUPER", "D"})
+"""Words that make a name another chip's: a slice of it, or a variant with a peak and a memory of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +109,8 @@ def recognise(driver_name: str) -> Hardware | None:
         driver_name: of torch.cuda.get_device_name.
     """
     words = driver_name.upper().replace("-", " ").split()  # whole words: an L40S is no L4, and an A100 no A10
-    if "MIG" in words:
-        return None  # a slice of a chip has a slice of its peak
+    if _OTHERS.intersection(words):
+        return None
     return next((row for row in _ROWS if all(part.upper() in words for part in row.driver)), None)
 
 

@@ -107,8 +107,3 @@ def peak_resident_bytes() -> int:
     """Largest resident memory of this process so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def perplexity(loss: float) -> float:
-    """The exponential of the mean loss; infinite where a float cannot hold it."""
-    return math.exp(loss) if loss < 700 else math.inf

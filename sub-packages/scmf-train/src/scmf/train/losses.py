@@ -178,4 +178,4 @@ TOKENS: Final = Objectives()
 
 def perplexity(loss: float) -> float:
     """The exponential of the mean loss; infinite where a float cannot hold it."""
-    return math.exp(loss) if loss < 700 else math.inf
+    return math.inf if loss >= 700 else math.exp(loss)

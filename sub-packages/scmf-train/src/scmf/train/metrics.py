@@ -172,9 +172,12 @@ def cut_after(path: Path, step: int, *, keep: Path | None = None) -> int:
     if not path.exists():
         return 0
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("\n") and _step_of(line) <= step]
+    kept: list[str] = []
+    removed: list[str] = []
+    for line in lines:
+        (kept if line.endswith("\n") and _step_of(line) <= step else removed).append(line)
     if keep is not None:
-        keep.write_text("".join(line for line in lines if line not in set(kept)), encoding="utf-8")
+        keep.write_text("".join(removed), encoding="utf-8")
     if len(kept) < len(lines):
         aside = path.with_name(f".{path.name}")
         aside.write_text("".join(kept), encoding="utf-8")

@@ -67,7 +67,8 @@ class Profiler:
         Args:
             step: that is about to be taken, from 1.
         """
-        if self._config is None or step != self._config.start:
+        # After a rollback the first step can come a second time.
+        if self._config is None or step != self._config.start or self._recorded:
             return
         self._last, self._recorded = step + self._config.steps - 1, True
         if self._config.tool == "nsys":

@@ -63,7 +63,8 @@ class SequenceCollator:
     def _gather(self, pieces: Pieces) -> Tokens:
         """The tokens of every piece, int32; where the next one is predicted, with the one before its first target."""
         before = not isinstance(self._objective, Corruption)
-        parts, inside = self._store.locate(pieces.places)
+        # From the first token that is read: behind it a sequence of one token may already be in the next part.
+        parts, inside = self._store.locate(pieces.places - (before & ~pieces.after_bos))
         addresses = self._addresses[parts] + (inside * self._like.itemsize).astype(np.uint64)
         offsets = np.zeros(len(pieces.places) + 1, np.int64)
         np.cumsum(pieces.lengths + int(before), out=offsets[1:])
@@ -142,7 +143,8 @@ def gather_pieces(
 
     Args:
         like: empty array of the type of the ids.
-        pieces: address of each piece's first token, uint64; its length, int64; whether <bos> stands before it, bool.
+        pieces: address of each piece's first token that is read, uint64; its length, int64; whether <bos> stands
+            before it, bool.
         offsets: (p + 1,) int64 where each begins in the output.
         how: 1 where the token before each piece comes first, else 0; id of <bos>; ids of the vocabulary.
         out: (tokens,) int32, written.
@@ -152,16 +154,13 @@ def gather_pieces(
     """
     addresses, lengths, after_bos = pieces
     before, bos, size = how
-    width = np.uint64(like.itemsize)
     for p in range(len(lengths)):
         place = out[offsets[p] : offsets[p + 1]]
-        address, n = addresses[p], lengths[p] + before
+        n = lengths[p] + before
         if before == 1 and after_bos[p]:
             place[0] = bos
             place, n = place[1:], n - 1
-        elif before == 1:
-            address -= width
-        ids = numba.carray(pointer_to(address), (n,), like.dtype)
+        ids = numba.carray(pointer_to(addresses[p]), (n,), like.dtype)
         highest = np.int64(0)
         for j in range(n):
             token = np.int64(ids[j])

@@ -30,7 +30,7 @@ def read_lengths(given: str) -> LongArray:
         raise InputError(f"{given!r} is neither a number nor a file", where="--lengths", fix=f"give {_FIX}")
     try:
         return _checked(_read(path), given)
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, EOFError) as error:
         raise InputError(
             f"this file does not hold lengths: {str(error).splitlines()[0]}", where=str(path), fix=f"give {_FIX}"
         ) from error
