@@ -44,6 +44,7 @@ def test_ids_follow_the_code_points_behind_the_special_tokens():
         ("a\u0007b", "character '\\x07' (U+0007) at offset 1 has no token"),
         ("🧬", "character '🧬' (U+1F9EC DNA DOUBLE HELIX) at offset 0"),
         ("A", "character 'A' (U+0041 LATIN CAPITAL LETTER A) at offset 0"),
+        ("ab\udcff", "character '\\udcff' (U+DCFF) at offset 2"),  # a byte of the command line that is no UTF-8
     ],
 )
 def test_a_character_without_a_token_is_named_with_its_offset(text, what):

@@ -370,6 +370,16 @@ def test_the_wrong_kind_of_data_says_which_kind_the_store_is(texts, demo_store):
         stream_of(texts).config.replace(store=str(demo_store.path)).open(objective=NextToken(), seed=1)
 
 
+def test_a_sequence_of_one_token_at_the_end_of_a_part_or_of_the_store_is_read_nowhere_else(tmp_path, genes):
+    made = [[9, 8, 7], [5], [11, 12, 13], [6]]
+    pq.write_table(pa.table({"input_ids": made}), tmp_path / "t.parquet")
+    # A file of 4 tokens a part: behind the second sequence begins the other part, behind the last one nothing.
+    convert_tokens([tmp_path / "t.parquet"], tmp_path / "s", genes, SequenceWishes(tokens_a_part=4), log=quiet)
+    stream = stream_of(SequenceStore.open(tmp_path / "s"), split={"kind": "hash", "validation": 0.0})
+    seen = sorted(m.targets[i] for m in stream.step(0).microbatches for i in range(len(m.targets)))
+    assert seen == [7, 8, 12, 13]
+
+
 def test_sequences_of_one_token_have_nothing_to_predict_unless_it_is_hidden(tmp_path, genes):
     pq.write_table(pa.table({"input_ids": [[5], [6], [7], [8]]}), tmp_path / "t.parquet")
     convert_tokens([tmp_path / "t.parquet"], tmp_path / "s", genes, log=quiet)
