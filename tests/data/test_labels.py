@@ -94,6 +94,21 @@ def test_given_mean_and_sd_are_kept(store):
     assert (found.column.mean, found.column.sd) == (1e9, 2.0)
 
 
+def test_cells_that_are_only_measured_may_be_of_one_class_and_have_one_number_or_none(store, obs):
+    rare = np.flatnonzero((obs["type"] == "rare").to_numpy())
+    cells = RunSet.of(np.isin(np.arange(N), rare))
+    columns = {"type": ClassColumn("type", ("a", "rare")), "flat": NumberColumn("flat", 0.5, 2.0)}
+    found = read_labels(store, cells, columns, decided=True)
+    assert found["type"].of(rare)[1].tolist() == [1] * len(rare)
+    assert found["flat"].of(rare)[1].tolist() == [0.25] * len(rare)
+    nothing = RunSet.of(obs["dose"].isna().to_numpy())
+    doses = read_labels(store, nothing, {"it": NumberColumn("dose", 1e9, 2.0)}, decided=True)["it"]
+    assert not doses.of(nothing.take(np.arange(len(nothing))))[0].any()
+    for name, column in columns.items():
+        with pytest.raises(ConfigError):
+            read_labels(store, cells, {name: column})
+
+
 def test_numbers_written_as_categories_are_numbers(store):
     assert _read(store, NumberColumn("years")).column.mean == pytest.approx(24.5)
 

@@ -85,13 +85,17 @@ class NumberLabels:
         return has_number, values[has_number]
 
 
-def read_labels(store: CellStore, train: CellSet, columns: Mapping[str, LabelColumn]) -> dict[str, Labels]:
+def read_labels(
+    store: CellStore, train: CellSet, columns: Mapping[str, LabelColumn], *, decided: bool = False
+) -> dict[str, Labels]:
     """Read the targets of every objective, 4 bytes a cell each.
 
     Args:
         store: the cells.
         train: the training cells, which decide what the columns leave open.
         columns: by the objective's name.
+        decided: the columns leave nothing open, and these cells are measured, not learned from: they may be of one
+            class, have one number, or no label at all.
 
     Raises:
         StoreError: obs has no such column.
@@ -101,9 +105,9 @@ def read_labels(store: CellStore, train: CellSet, columns: Mapping[str, LabelCol
     for name, column in columns.items():
         _refuse_unknown(store, column.column, name=name)
         if isinstance(column, ClassColumn):
-            labels[name] = _read_classes(store, train, name, column)
+            labels[name] = _read_classes(store, train, name, column, decided=decided)
         else:
-            labels[name] = _read_numbers(store, train, name, column)
+            labels[name] = _read_numbers(store, train, name, column, decided=decided)
     return labels
 
 
@@ -141,7 +145,7 @@ def _refuse_unknown(store: CellStore, column: str, *, name: str) -> None:
         )
 
 
-def _read_classes(store: CellStore, train: CellSet, name: str, asked: ClassColumn) -> ClassLabels:
+def _read_classes(store: CellStore, train: CellSet, name: str, asked: ClassColumn, *, decided: bool) -> ClassLabels:
     codes, names = store.obs_groups(asked.column)
     where = f"{store.path}, objective {name}"
     refuse_continuous(names, column=asked.column, where=where, fix="or write kind: regress")
@@ -151,7 +155,8 @@ def _read_classes(store: CellStore, train: CellSet, name: str, asked: ClassColum
     of_training = {label: int(n) for label, n in zip(names, cells[1:], strict=True)}
     found = tuple(label for label, n in of_training.items() if n)
     classes = found if asked.classes is None else asked.classes
-    _refuse_unlearnable(asked.column, tuple(c for c in classes if of_training.get(c)), found, where=where)
+    if not decided:
+        _refuse_unlearnable(asked.column, tuple(c for c in classes if of_training.get(c)), found, where=where)
     number = {label: i for i, label in enumerate(classes)}
     to_class = np.array([number.get(label, -1) for label in names] + [-1], np.int32)  # the last serves code -1
     column = replace(asked, classes=classes)
@@ -191,11 +196,11 @@ def _class_notes(name: str, column: ClassColumn, of_training: Mapping[str, int],
             yield f"{name}: no training cell is {label!r}" + (f"; did you mean {near!r}?" if near else "")
 
 
-def _read_numbers(store: CellStore, train: CellSet, name: str, asked: NumberColumn) -> NumberLabels:
+def _read_numbers(store: CellStore, train: CellSet, name: str, asked: NumberColumn, *, decided: bool) -> NumberLabels:
     where = f"{store.path}, objective {name}"
     values = _numbers(store, asked.column, where=where)
     count, mean, sd = _moments(values, train)
-    if count < 2 or not sd > 0:
+    if not decided and (count < 2 or not sd > 0):
         raise ConfigError(
             f"{count:,} training cells have a number in obs column {asked.column!r}"
             + (f", and all are {mean!r}: there is nothing to learn" if count else ""),

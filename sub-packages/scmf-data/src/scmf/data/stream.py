@@ -122,7 +122,8 @@ class CellStream:
             other.tokenizer = RankTokenizer(
                 self.vocabulary, gene_ids=store.gene_ids, seq_length=self.config.tokenizer.seq_length
             )
-            other.labels = read_labels(store, cells, {name: one.column for name, one in self.labels.items()})
+            columns = {name: one.column for name, one in self.labels.items()}
+            other.labels = read_labels(store, cells, columns, decided=True)
             other._collator = replace(self._collator, labels=other.labels)  # noqa: SLF001  # its own class
             expect_random_access(store)
         return other
