@@ -30,7 +30,18 @@ def test_a_chip_is_known_by_what_its_driver_calls_it(driver, name):
     assert recognise(driver) is HARDWARE[name]
 
 
-@pytest.mark.parametrize("driver", ["cpu", "NVIDIA A10G", "NVIDIA GH200 480GB", "NVIDIA A100-SXM4-80GB MIG 1g.10gb"])
+@pytest.mark.parametrize(
+    "driver",
+    [
+        "cpu",
+        "NVIDIA A10G",
+        "NVIDIA GH200 480GB",
+        "NVIDIA A100-SXM4-80GB MIG 1g.10gb",
+        "NVIDIA GeForce RTX 4090 Laptop GPU",
+        "NVIDIA GeForce RTX 4090 D",
+        "NVIDIA GeForce RTX 3090 Ti",
+    ],
+)
 def test_a_chip_that_is_not_in_the_table_has_no_peak_instead_of_a_neighbours(driver):
     assert recognise(driver) is None
     assert math.isnan(peak_flops(driver, "bf16"))

@@ -12,13 +12,16 @@ import numpy as np
 import pytest
 
 from scmf.core.errors import ConfigError, InputError, MachineError, StoreError
+from scmf.data.config import SequencesConfig
+from scmf.data.objective import NextToken
+from scmf.data.sequences.convert import convert_text
 from scmf.train.cli_plan import plan_command
 from scmf.train.config import ParallelConfig
 from scmf.train.flops import training_flops
 from scmf.train.plan.cost import Rates, Timing, bubble, fit_rates, validation_share
 from scmf.train.plan.lengths import read_lengths
 from scmf.train.plan.target import visible_gpus
-from scmf.train.plan.workload import full_shape, shape_of
+from scmf.train.plan.workload import full_shape, look_at_stream, shape_of
 from support.command import environment, run, succeed, three_lines
 from support.real import real_config, write_config
 from support.tiny import tiny_config
@@ -171,6 +174,9 @@ def test_what_is_no_length_is_refused(tmp_path, content, what):
     np.save(pickled, np.array([{}], object), allow_pickle=True)
     with pytest.raises(InputError, match="does not hold lengths"):
         read_lengths(str(pickled))
+    pickled.write_bytes(b"")
+    with pytest.raises(InputError, match="does not hold lengths"):
+        read_lengths(str(pickled))
 
 
 BIG = ("model.layers=48", "model.hidden=2048", "model.ffn=8192", "model.heads=16", "data.tokenizer.seq_length=2048",
@@ -248,6 +254,10 @@ def test_this_machines_gpus_are_those_of_its_driver(plan, config, tmp_path, monk
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert visible_gpus() == (("NVIDIA A100-SXM4-80GB", 81920 * 2**20),) * 2
     assert "2 devices of NVIDIA A100-SXM4-80GB" in plan("--config", config)
+    for words, left in (("1", 1), ("0,1", 2), ("GPU-8f0c", 1), ("0,7,1", 1), ("-1", 0), ("", 0)):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", words)
+        assert len(visible_gpus()) == left
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     driver.write_text("#!/bin/sh\necho no devices; exit 9\n")
     with pytest.raises(MachineError, match="nvidia-smi does not say"):
         visible_gpus()
@@ -293,6 +303,26 @@ def test_a_run_that_never_validates_takes_no_time_for_it():
     often = tiny_config(trainer__validate={"every": 2, "batches": 3})
     assert validation_share(often, n_validation=None) == pytest.approx(0.5)
     assert validation_share(often, n_validation=8) == pytest.approx(1 / 6)  # one batch of 8 is all there is
+
+
+def test_the_work_of_windows_that_go_over_the_ends_of_texts_is_that_of_their_pieces(tmp_path):
+    paths = [tmp_path / f"{number}.txt" for number in range(40)]
+    for path in paths:
+        path.write_text("abcdefghij" * 3)
+    convert_text(paths, tmp_path / "store", log=lambda _: None)
+    words = {
+        "kind": "sequences",
+        "store": str(tmp_path / "store"),
+        "tokenizer": {"kind": "char", "seq_length": 80},
+        "split": {"kind": "contiguous", "validation": 0.0},
+        "global_batch_size": 5,
+        "microbatch_tokens": 240,
+    }
+    stream = SequencesConfig.model_validate(words).open(objective=NextToken(), seed=1)
+    work = look_at_stream(stream, stream, max_steps=6, replicas=1)
+    assert work.tokens_per_step == pytest.approx(5 * 80)
+    assert (work.lengths.max(), work.target_share) == (30, 1.0)
+    assert work.pieces > 3
 
 
 def test_small_microbatches_of_a_probe_are_whole_cells_of_the_runs_own():

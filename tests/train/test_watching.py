@@ -122,10 +122,12 @@ def test_cells_are_told_from_padding_where_each_is_followed_by_it():
         drawn_step(0, replica=0, replicas=1).microbatches[0],
         input_ids=np.array([7, 1, 7, 0, 0, 7, 7, 7, 7, 7, 9, 0, 0, 0, 0], np.int32),
         cu_seqlens=np.array([0, 3, 5, 10, 11, 15], np.int32),
-        cell_ids=np.arange(3),
+        cell_ids=np.arange(2),
+        tokens=10,
     )
     assert cell_lengths(pack, 0).tolist() == [3, 5, 1]
-    assert cell_lengths(pack, None).tolist() == [3, 2, 5]  # in a packed one the first segments are the cells
+    # In a packed one real tokens come first, also where a window is of several pieces.
+    assert cell_lengths(pack, None).tolist() == [3, 2, 5]
 
 
 @pytest.mark.parametrize(
@@ -280,13 +282,25 @@ def test_marks_for_nvidias_profiler_are_set_around_the_steps_and_name_the_phases
     clock, world = Clock(), SimpleNamespace(rank=1, device=torch.device("cuda"))
     settings = ProfileConfig(tool="nsys", start=2, steps=2, ranks=(1,))
     marking = Profiler(settings, folder=tmp_path, world=world, clock=clock)
-    for step in (1, 2, 3, 4):
+    for step in (1, 2, 3, 4, 2, 3):  # a rollback takes steps again
         marking.before(step)
         with clock.phase("optimizer"):
             pass
         marking.after(step, SimpleNamespace())
     marking.end(SimpleNamespace())
     assert told == [True, "optimizer", "optimizer", False]
+
+
+def test_a_profile_is_begun_once_and_one_that_cannot_be_written_leaves_the_run_alone(tmp_path):
+    said, folder = [], tmp_path / "profile"
+    folder.write_text("no folder")
+    world, clock = SimpleNamespace(rank=0, device=torch.device("cpu")), Clock()
+    recording = Profiler(ProfileConfig(start=2, steps=2), folder=folder, world=world, clock=clock)
+    for step in (1, 2, 2, 3):  # the second step fails, and comes again
+        recording.before(step)
+        recording.after(step, SimpleNamespace(warn=said.append))
+    assert len(said) == 1
+    assert said[0].startswith(f"the profile of rank 0, steps 2 to 3, is not in {folder}/rank_0.json: ")
 
 
 def test_what_only_a_gpu_has_is_refused_on_a_cpu():

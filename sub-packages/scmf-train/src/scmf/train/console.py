@@ -167,8 +167,11 @@ class _Handler(logging.Handler):
         self._console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        """One line a record."""
-        self._console.warn(f"{record.name}: {record.getMessage()}")
+        """One line a record; one that cannot be formatted is its library's fault, and not the run's."""
+        try:
+            self._console.warn(f"{record.name}: {record.getMessage()}")
+        except Exception:
+            self.handleError(record)
 
 
 def _progress_bar(console: RichConsole) -> Progress:

@@ -70,13 +70,16 @@ def _plan(trainer: Trainer, resolved: Resolved, batches: list[StepBatch]) -> Pla
     packing, pad = config.data.packing, getattr(stream.vocabulary, "pad", None)
     given = config.trainer.log.peak_tflops
     steps = tuple(shapes_of(batch, packing=packing, pad=pad) for batch in batches)
+    lengths = np.sort(np.concatenate([shape.cells for step in steps for shape in step]))
+    units = sum(len(microbatch.cell_ids) for batch in batches for microbatch in batch.microbatches)
     workload = Workload(
         steps=steps,
-        lengths=np.sort(np.concatenate([shape.cells for step in steps for shape in step])),
+        lengths=lengths,
         batch=config.data.global_batch_size,
         replicas=resolved.replicas,
         vocabulary_size=len(stream.vocabulary),
         noun=stream.noun,
+        pieces=len(lengths) / units,
     )
     target = Target(
         title=resolved.device,

@@ -107,9 +107,13 @@ class Profiler:
             )
 
     def _leave(self, trace: profile, console: Console) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"rank_{self._rank}.json"
-        trace.export_chrome_trace(str(path))
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            trace.export_chrome_trace(str(path))
+        except (OSError, RuntimeError) as error:  # a profile is worth less than the run
+            console.warn(f"the profile of {self._rank_and_steps()} is not in {path}: {error}")
+            return
         console.say(f"profile of {self._rank_and_steps()} in {path}; open it in https://ui.perfetto.dev", level=0)
         for line in table(trace, on_gpu=self._device.type == "cuda"):
             console.say(line, level=0)

@@ -24,7 +24,7 @@ class Meter:
     model: ModelConfig
     vocabulary_size: int
     pad: int | None
-    """Token id of the positions that belong to no cell; None where cells lie first in every microbatch."""
+    """Token id of the positions that belong to no cell; None where real tokens lie first in every microbatch."""
     peak: float
     """FLOP/s, dense, of all devices of the run."""
 
@@ -42,15 +42,15 @@ class Meter:
 
 
 def cell_lengths(microbatch: Microbatch, pad: int | None) -> npt.NDArray[np.int32]:
-    """Tokens of each cell of a microbatch, (C,) int32.
+    """Tokens of each cell of a microbatch, or of each piece of its windows, (segments,) int32.
 
     Args:
         microbatch: packed or padded.
-        pad: token id with which segments of padding begin; None where the cells are the first segments.
+        pad: token id with which segments of padding begin; None where the real tokens come first.
     """
     lengths: npt.NDArray[np.int32] = np.diff(microbatch.cu_seqlens)
     if pad is None:
-        return lengths[: len(microbatch.cell_ids)]
+        return lengths[microbatch.cu_seqlens[:-1] < microbatch.tokens]
     of_cells: npt.NDArray[np.int32] = lengths[microbatch.input_ids[microbatch.cu_seqlens[:-1]] != pad]
     return of_cells
 

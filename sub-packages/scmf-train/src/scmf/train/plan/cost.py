@@ -46,6 +46,7 @@ def products_of(model: ModelConfig, workload: Workload, *, parallel: ParallelCon
     size, shapes, lengths = workload.vocabulary_size, workload.shapes, workload.lengths
     targets = round(workload.target_share * int(lengths.sum()))
     real = training_flops(model, lengths=lengths.tolist(), targets=targets, vocabulary_size=size) / len(lengths)
+    real *= workload.pieces
     computed = sum(
         computed_flops(
             model,

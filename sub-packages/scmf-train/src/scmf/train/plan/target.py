@@ -82,7 +82,7 @@ def _title(known: Hardware | None, gpus: tuple[tuple[str, int], ...]) -> str:
 
 
 def visible_gpus() -> tuple[tuple[str, int], ...]:
-    """Name and bytes of memory of each GPU here, as the driver says; none where there is no driver.
+    """Name and bytes of memory of each GPU that a run here may use, as the driver says; none without a driver.
 
     Raises:
         MachineError: a driver that does not answer.
@@ -93,7 +93,7 @@ def visible_gpus() -> tuple[tuple[str, int], ...]:
     try:
         said = subprocess.run(words, capture_output=True, text=True, check=True, timeout=60).stdout
         rows = [line.rpartition(",") for line in said.splitlines() if line.strip()]
-        return tuple((name.strip(), int(mebibytes) * 2**20) for name, _, mebibytes in rows)
+        return _left_visible(tuple((name.strip(), int(mebibytes) * 2**20) for name, _, mebibytes in rows))
     except (OSError, subprocess.SubprocessError, ValueError) as error:
         raise MachineError(
             f"nvidia-smi does not say which GPUs there are: {error}",
@@ -101,3 +101,20 @@ def visible_gpus() -> tuple[tuple[str, int], ...]:
             fix="mend the driver, or plan for the CPU: CUDA_VISIBLE_DEVICES= scmf-plan ...; or name the GPU with "
             "--hardware",
         ) from error
+
+
+def _left_visible(gpus: tuple[tuple[str, int], ...]) -> tuple[tuple[str, int], ...]:
+    """Those that CUDA_VISIBLE_DEVICES leaves, which the driver does not heed; as CUDA, up to the first that is none.
+
+    A GPU that is named by its UUID is taken for one like the first.
+    """
+    asked = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if asked is None:
+        return gpus
+    found = []
+    for word in map(str.strip, asked.split(",")):
+        number = int(word) if word.isdecimal() else 0 if word.startswith(("GPU-", "MIG-")) else len(gpus)
+        if number >= len(gpus):
+            break
+        found.append(gpus[number])
+    return tuple(found)

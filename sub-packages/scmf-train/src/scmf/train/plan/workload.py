@@ -35,7 +35,7 @@ class Shape:
     """T, padding included."""
     targets: int
     cells: LongArray
-    """(C,) int64 tokens of each cell."""
+    """(C,) int64 tokens of each cell, or of each piece of windows that go over the ends of texts."""
     segments: LongArray
     """(S,) int64 lengths of all segments, padding included; their sum is T."""
 
@@ -61,6 +61,8 @@ class Workload:
     """What one unit is called: a window for text."""
     source: str = ""
     """Where the lengths come from, for people."""
+    pieces: float = 1.0
+    """Lengths a cell: above 1 where windows go over the ends of texts."""
 
     @property
     def shapes(self) -> list[Shape]:
@@ -70,7 +72,7 @@ class Workload:
     @property
     def tokens_per_step(self) -> float:
         """Real tokens of a step, all replicas together."""
-        return float(self.lengths.mean()) * self.batch
+        return float(self.lengths.mean()) * self.pieces * self.batch
 
     @property
     def target_share(self) -> float:
@@ -102,14 +104,17 @@ def look_at_stream(first: StepStream, whole: StepStream, *, max_steps: int, repl
     """
     steps = [shapes for shapes in _steps(first, max_steps, cells=CELLS * replicas) if shapes]
     seen = steps if first is whole else _steps(whole, max_steps, cells=CELLS)
+    lengths = np.sort(np.concatenate([shape.cells for shapes in seen for shape in shapes]))
+    batch = whole.config.global_batch_size
     return Workload(
         steps=tuple(steps),
-        lengths=np.sort(np.concatenate([shape.cells for shapes in seen for shape in shapes])),
-        batch=whole.config.global_batch_size,
+        lengths=lengths,
+        batch=batch,
         replicas=replicas,
         vocabulary_size=len(whole.vocabulary),
         noun=whole.noun,
         source=f"{len(seen):,} of the run's {max_steps:,} steps, from its first to its last",
+        pieces=len(lengths) / (len(seen) * batch),
     )
 
 
@@ -138,7 +143,7 @@ def shape_of(microbatch: Microbatch, *, packing: bool, pad: int | None = None) -
     """One microbatch; arguments as `shapes_of`."""
     starts, segments = microbatch.cu_seqlens[:-1], np.diff(microbatch.cu_seqlens).astype(np.int64)
     if packing or pad is None:
-        cells = segments[: len(microbatch.cell_ids)]
+        cells = segments[starts < microbatch.tokens]
     else:
         cells = segments[microbatch.input_ids[starts] != pad]
     return Shape(len(microbatch.input_ids), len(microbatch.targets), cells, segments)
