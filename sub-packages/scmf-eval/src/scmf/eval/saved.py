@@ -124,8 +124,10 @@ def _choose(folder: CheckpointFolder, weights: str) -> Path:
 
 
 def _best(folder: CheckpointFolder) -> Path:
-    """The lowest validation loss among the checkpoints that are kept."""
-    rated = [(loss, path) for path in folder.complete() if (loss := _loss_of(path)) is not None]
+    """The lowest validation loss among the checkpoints that are kept, of the loss that the newest one goes by."""
+    found = [(progress, path) for path in folder.complete() if (progress := _progress_of(path)) is not None]
+    metric = found[-1][0].val_metric if found else None
+    rated = [(p.val_loss, path) for p, path in found if p.val_loss is not None and p.val_metric == metric]
     if not rated:
         raise CheckpointError(
             "no checkpoint has a validation loss, so none is the best",
@@ -135,10 +137,10 @@ def _best(folder: CheckpointFolder) -> Path:
     return min(rated)[1].resolve()
 
 
-def _loss_of(folder: Path) -> float | None:
-    """Validation loss of a checkpoint; None for a damaged record, which is told where that checkpoint is asked for."""
+def _progress_of(folder: Path) -> Progress | None:
+    """What a checkpoint says of itself; None for a damaged record, which is told where that checkpoint is asked for."""
     try:
-        return read_progress(folder).val_loss
+        return read_progress(folder)
     except CheckpointError:
         return None
 
