@@ -20,6 +20,7 @@ from scmf.core.batch import CellTargets, Microbatch
 from scmf.core.config_fault import nearest
 from scmf.core.errors import ConfigError, StoreError
 from scmf.core.text import counted
+from scmf.data.drawing import id_chunks
 from scmf.data.objective import ClassColumn, LabelColumn, NumberColumn
 from scmf.data.obs import read_obs_column
 from scmf.data.split import CellSet, refuse_continuous
@@ -32,7 +33,6 @@ FloatArray = npt.NDArray[np.float64]
 MOST_CLASSES: Final = 10_000
 """A column with more different values is one of names, not of classes. CELLxGENE's cell types: about 1,000."""
 _SHOWN: Final = 8
-_CHUNK: Final = 1 << 20
 
 
 class Labels(Protocol):
@@ -150,7 +150,7 @@ def _read_classes(store: CellStore, train: CellSet, name: str, asked: ClassColum
     where = f"{store.path}, objective {name}"
     refuse_continuous(names, column=asked.column, where=where, fix="or write kind: regress")
     cells = np.zeros(len(names) + 1, np.int64)
-    for ids in _chunks(train):
+    for ids in id_chunks(train):
         cells += np.bincount(codes[ids] + 1, minlength=len(names) + 1)
     of_training = {label: int(n) for label, n in zip(names, cells[1:], strict=True)}
     found = tuple(label for label, n in of_training.items() if n)
@@ -259,15 +259,9 @@ def _as_numbers(piece: pd.Series, column: str, *, where: str) -> FloatArray:
 def _moments(values: FloatArray, train: CellSet) -> tuple[int, float, float]:
     """How many training cells have a number, their mean and their standard deviation; in two passes, in float64."""
     count, total = 0, 0.0
-    for ids in _chunks(train):
+    for ids in id_chunks(train):
         known = values[ids][~np.isnan(values[ids])]
         count, total = count + len(known), total + float(known.sum())
     mean = total / count if count else float("nan")
-    squares = sum(float(np.nansum(np.square(values[ids] - mean))) for ids in _chunks(train))
+    squares = sum(float(np.nansum(np.square(values[ids] - mean))) for ids in id_chunks(train))
     return count, mean, (squares / count) ** 0.5 if count else float("nan")
-
-
-def _chunks(cells: CellSet) -> Iterator[LongArray]:
-    """Ids of all cells of a set, a million at a time."""
-    for start in range(0, len(cells), _CHUNK):
-        yield cells.take(np.arange(start, min(start + _CHUNK, len(cells)), dtype=np.int64))

@@ -15,7 +15,6 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from scmf.core.config import Config
 from scmf.data.manifest import MANIFEST, SEQUENCES_FORMAT, Checksum, FileRecord, expect_store, parse_document
 
-VERSION: Final = 1
 VOCABULARY: Final = "vocabulary.parquet"
 GROUP: Final = "tokens"
 """Folder of the arrays inside a part."""

@@ -84,8 +84,6 @@ class SequenceStore:
         self.parts = parts
         self.token_starts: LongArray = _starts([p.record.n_tokens for p in parts])
         """(n_parts + 1,) int64 place of the first token of each part."""
-        self.sequence_starts: LongArray = _starts([p.record.n_sequences for p in parts])
-        """(n_parts + 1,) int64 number of the first sequence of each part."""
 
     @classmethod
     def open(cls, path: str | Path) -> Self:

@@ -121,7 +121,7 @@ class TokenTable:
         if (told != lengths).any():
             row = int((told != lengths).argmax())
             raise self._fault(
-                f"row {first + row:,} has {lengths[row]:,} tokens, and column {LENGTH} says {told[row]:,}",
+                f"row {first + row:,} has {lengths[row]:,} tokens, and column {LENGTH} says {told[row]}",
                 "write the table again: a column that disagrees with its rows is a sign of damage",
             )
 
