@@ -234,6 +234,8 @@ def test_a_missing_store_is_told_with_the_command_that_plans_without(plan, confi
             "use a multiple: 9",
             id="batch over ranks",
         ),
+        pytest.param(["--cells", "400"], "looks into the store", "--lengths", id="cells beside a store"),
+        pytest.param(["--probe=nan"], "no time, or for ever", "leave out", id="no time"),
         pytest.param(["--hardwear", "h200"], "did you mean --hardware", "--hardware", id="misspelt flag"),
     ],
 )

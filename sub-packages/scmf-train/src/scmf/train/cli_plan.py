@@ -146,6 +146,7 @@ def _command(options: argparse.Namespace) -> Callable[[int, Sequence[str]], str]
         else:
             words += [f"--{name}={n}" for name, n in zip(("devices", "nodes"), spread(devices), strict=True)]
         words += [] if options.lengths is None else ["--lengths", options.lengths]
+        words += [] if options.cells is None else ["--cells", str(options.cells)]
         changed = {word.partition("=")[0] for word in more}
         kept = [word for word in options.overrides if word.partition("=")[0] not in changed]
         return join([*words, *kept, *more])
@@ -155,6 +156,12 @@ def _command(options: argparse.Namespace) -> Callable[[int, Sequence[str]], str]
 
 def _refuse_what_does_not_go_together(options: argparse.Namespace, config: MainConfig) -> None:
     """Combinations that would leave a flag without effect, or without sense."""
+    if options.cells is not None and options.lengths is None:
+        raise ConfigError(
+            f"--cells {options.cells} says how many cells a store will have, and this plan looks into the store",
+            where="--cells",
+            fix="leave it out, or add --lengths N to plan without the store",
+        )
     if options.probe is None:
         return
     what = None
@@ -162,8 +169,8 @@ def _refuse_what_does_not_go_together(options: argparse.Namespace, config: MainC
         what = f"--probe measures this machine, and --hardware {options.hardware} is another"
     elif options.lengths is not None:
         what = "--probe takes real steps from a store, and --lengths stands in for one"
-    elif options.probe <= 0:
-        what = f"--probe {options.probe:g} measures for no time"
+    elif not 0 < options.probe < float("inf"):
+        what = f"--probe {options.probe:g} measures for no time, or for ever"
     elif (config.trainer.world_size or 1) > 1 and not _has_gpu():
         what = f"--probe measures one process with all cores, and trainer.devices={config.trainer.devices} share them"
     if what is not None:
@@ -255,9 +262,10 @@ def _refuse_missing_store(config: MainConfig, options: argparse.Namespace) -> No
         try:
             expect_store(Path(place))
         except StoreError as error:
-            words = join(["scmf-plan", "--config", options.config, "--hardware", options.hardware, *options.overrides])
+            words = ["scmf-plan", "--config", options.config, "--hardware", options.hardware]
+            words += [f"--{name}={n}" for name in ("devices", "nodes") if (n := getattr(options, name)) is not None]
             usual = 1442 if config.data.kind == "cells" else config.data.tokenizer.seq_length
-            fix = f"{error.fix} To plan without a store: {words} --lengths {usual}"
+            fix = f"{error.fix} To plan without a store: {join([*words, *options.overrides])} --lengths {usual}"
             raise StoreError(error.what, where=error.where, fix=fix) from error
 
 
