@@ -15,6 +15,9 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
+from scmf.core.errors import ConfigError
+from scmf.data.config import DataConfig
+
 LongArray = npt.NDArray[np.int64]
 
 _jit = numba.njit(nogil=True, cache=True, error_model="numpy")
@@ -117,6 +120,29 @@ def padded_layout(lengths: LongArray, *, cells: int, align: int) -> Layout:
     starts = [np.arange(len(members)) * width for members, width in zip(groups, widths, strict=True)]
     used = max(len(members) * width for members, width in zip(groups, widths, strict=True))
     return Layout(max(align, _round_up(used, align)), tuple(groups), tuple(starts))
+
+
+def layout_of(lengths: LongArray, data: DataConfig, *, align: int) -> Layout:
+    """Packed or padded, as a `data` section asks for.
+
+    Args:
+        lengths: (k,) int64 tokens of each cell.
+        data: the section.
+        align: positions are a multiple of this.
+
+    Raises:
+        ConfigError: a section that was not checked has no size for its kind of microbatch.
+    """
+    budget, cells = data.microbatch_tokens, data.micro_batch_size
+    if data.packing and budget is not None:
+        return packed_layout(lengths, budget=budget, align=align)
+    if not data.packing and cells is not None:
+        return padded_layout(lengths, cells=cells, align=align)
+    raise ConfigError(
+        f"packing={data.packing} with microbatch_tokens={budget} and micro_batch_size={cells}",
+        where="data",
+        fix="packing needs microbatch_tokens, padding needs micro_batch_size",
+    )
 
 
 def _falling(lengths: LongArray) -> LongArray:

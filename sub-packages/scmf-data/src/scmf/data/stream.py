@@ -29,14 +29,7 @@ from scmf.data.labels import Labels, describe_labels, read_labels
 from scmf.data.masks import Corruption
 from scmf.data.objective import LabelColumn, Labelled, Objective, describe_objective
 from scmf.data.order import permute
-from scmf.data.packing import (
-    Layout,
-    packed_layout,
-    padded_layout,
-    share_by_count,
-    share_by_length,
-    share_by_neighbourhood,
-)
+from scmf.data.packing import layout_of, share_by_count, share_by_length, share_by_neighbourhood
 from scmf.data.rank import RankTokenizer, Tokens, refuse_other_rank_order
 from scmf.data.readahead import ask_for_cells, expect_random_access
 from scmf.data.sampling import weighted_drawing
@@ -254,7 +247,7 @@ class CellStream:
         share, cell_ids, lost = self._stand_ins.read(draw.cell_ids, pool, self._share)
         mine = np.flatnonzero(share == self.replica.number)
         tokens, own_ids, bad = self._stand_ins.read(cell_ids[mine], pool, self._encode)
-        layout = self._layout(tokens.lengths)
+        layout = layout_of(tokens.lengths, self.config, align=self.align)
         microbatches = self._collator.collate(tokens, cell_ids=own_ids, keys=draw.keys[mine], layout=layout)
         replaced = (*[lost[place] for place in mine.tolist() if place in lost], *bad.values())
         return StepBatch(microbatches, cells=len(draw.cell_ids), cell_ids=draw.cell_ids, replaced=replaced)
@@ -277,18 +270,6 @@ class CellStream:
             if not isinstance(self.drawing, BlockDrawing):
                 return share_by_count(len(cell_ids), n_replicas=n_replicas)
         return share_by_neighbourhood(cell_ids, lengths, n_replicas=n_replicas)
-
-    def _layout(self, lengths: LongArray) -> Layout:
-        budget, cells = self.config.microbatch_tokens, self.config.micro_batch_size
-        if self.config.packing and budget is not None:
-            return packed_layout(lengths, budget=budget, align=self.align)
-        if not self.config.packing and cells is not None:
-            return padded_layout(lengths, cells=cells, align=self.align)
-        raise ConfigError(
-            f"packing={self.config.packing} with microbatch_tokens={budget} and micro_batch_size={cells}",
-            where="data",
-            fix="packing needs microbatch_tokens, padding needs micro_batch_size",
-        )
 
 
 def make_drawing(store: CellStore, train: CellSet, config: CellsConfig, *, seed: int) -> Drawing:

@@ -21,7 +21,7 @@ from scmf.data.characters import CharVocabulary
 from scmf.data.config import CharTokenizerConfig, ContiguousSplitConfig, HashSplitConfig, SequencesConfig
 from scmf.data.masks import Corruption
 from scmf.data.objective import Objective, describe_objective
-from scmf.data.packing import Layout, packed_layout, padded_layout, share_by_count, share_by_length
+from scmf.data.packing import layout_of, share_by_count, share_by_length
 from scmf.data.sequences.collate import SequenceCollator
 from scmf.data.sequences.split import SPLITS, TokenRanges, contiguous_ranges, split_by_hash
 from scmf.data.sequences.store import SequenceStore
@@ -185,7 +185,8 @@ class SequenceStream:
     def _prepare(self, units: Units, taken: Taken, keys: KeyArray) -> StepBatch:
         mine = np.flatnonzero(self._share(taken.lengths) == self.replica.number)
         own = taken.part(mine)
-        microbatches = self._collator.collate(own, units.pieces(own), keys=keys[mine], layout=self._layout(own.lengths))
+        layout = layout_of(own.lengths, self.config, align=self.align)
+        microbatches = self._collator.collate(own, units.pieces(own), keys=keys[mine], layout=layout)
         return StepBatch(microbatches, cells=len(taken.ids), cell_ids=taken.ids)
 
     def _share(self, lengths: LongArray) -> LongArray:
@@ -193,18 +194,6 @@ class SequenceStream:
         if self.config.packing:
             return share_by_length(lengths, n_replicas=self.replica.of)
         return share_by_count(len(lengths), n_replicas=self.replica.of)
-
-    def _layout(self, lengths: LongArray) -> Layout:
-        budget, cells = self.config.microbatch_tokens, self.config.micro_batch_size
-        if self.config.packing and budget is not None:
-            return packed_layout(lengths, budget=budget, align=self.align)
-        if not self.config.packing and cells is not None:
-            return padded_layout(lengths, cells=cells, align=self.align)
-        raise ConfigError(
-            f"packing={self.config.packing} with microbatch_tokens={budget} and micro_batch_size={cells}",
-            where="data",
-            fix="packing needs microbatch_tokens, padding needs micro_batch_size",
-        )
 
     def _divide(self) -> dict[SplitName, Units]:
         split = self.config.split

@@ -32,9 +32,10 @@ def work_lines(workload: Workload) -> list[str]:
     """Where the lengths come from, and what they are."""
     lengths = workload.lengths
     low, middle, high = quantiles(lengths)
+    noun = workload.noun if workload.pieces <= 1.0 else "piece"  # of windows that go over the ends of texts
     return [
         (
-            f"data   {counted(len(lengths), workload.noun)} of {workload.source}: {lengths.mean():,.0f} tokens each on "
+            f"data   {counted(len(lengths), noun)} of {workload.source}: {lengths.mean():,.0f} tokens each on "
             f"average (5% below {low:,}, half below {middle:,}, 95% below {high:,})"
         )
     ]

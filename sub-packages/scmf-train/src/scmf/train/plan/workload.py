@@ -16,7 +16,7 @@ import numpy.typing as npt
 from scmf.core.batch import Microbatch, StepBatch
 from scmf.core.random import stream as random_stream
 from scmf.data.config import DataConfig
-from scmf.data.packing import Layout, packed_layout, padded_layout
+from scmf.data.packing import Layout, layout_of
 from scmf.data.step_stream import StepStream
 
 LongArray = npt.NDArray[np.int64]
@@ -177,10 +177,7 @@ def look_at_lengths(
 
 
 def _lay_out(lengths: LongArray, data: DataConfig, *, share: float, align: int) -> tuple[Shape, ...]:
-    if data.packing:
-        layout = packed_layout(lengths, budget=data.microbatch_tokens or data.tokenizer.seq_length, align=align)
-    else:
-        layout = padded_layout(lengths, cells=data.micro_batch_size or 1, align=align)
+    layout = layout_of(lengths, data, align=align)
     return tuple(
         _laid(lengths[members], starts, layout, share=share)
         for members, starts in zip(layout.cells, layout.starts, strict=True)
