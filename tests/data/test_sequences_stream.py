@@ -371,11 +371,14 @@ def test_the_wrong_kind_of_data_says_which_kind_the_store_is(texts, demo_store):
 
 
 def test_a_sequence_of_one_token_at_the_end_of_a_part_or_of_the_store_is_read_nowhere_else(tmp_path, genes):
-    made = [[9, 8, 7], [5], [11, 12, 13], [6]]
-    pq.write_table(pa.table({"input_ids": made}), tmp_path / "t.parquet")
-    # A file of 4 tokens a part: behind the second sequence begins the other part, behind the last one nothing.
-    convert_tokens([tmp_path / "t.parquet"], tmp_path / "s", genes, SequenceWishes(tokens_a_part=4), log=quiet)
-    stream = stream_of(SequenceStore.open(tmp_path / "s"), split={"kind": "hash", "validation": 0.0})
+    paths = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    for path, made in zip(paths, ([[9, 8, 7], [5]], [[11, 12, 13], [6]]), strict=True):
+        pq.write_table(pa.table({"input_ids": made}), path)
+    # Behind the second sequence the other part begins, behind the last one nothing.
+    convert_tokens(paths, tmp_path / "s", genes, SequenceWishes(tokens_a_part=4), log=quiet)
+    store = SequenceStore.open(tmp_path / "s")
+    assert len(store.parts) == 2
+    stream = stream_of(store, split={"kind": "hash", "validation": 0.0})
     seen = sorted(m.targets[i] for m in stream.step(0).microbatches for i in range(len(m.targets)))
     assert seen == [7, 8, 12, 13]
 
