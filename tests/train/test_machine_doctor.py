@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -139,6 +140,8 @@ def test_a_torch_that_cannot_be_imported_is_told_with_its_last_words():
 def test_a_half_installed_transformer_engine_is_a_fault_on_gpus_only(tmp_path, monkeypatch):
     (tmp_path / "transformer_engine").mkdir()
     (tmp_path / "transformer_engine" / "__init__.py").write_text("raise RuntimeError('no libtransformer_engine.so')\n")
+    # A test before this one may have imported Megatron, for which it is hidden where there is no GPU.
+    monkeypatch.delitem(sys.modules, "transformer_engine", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     on_gpu = programs.check_transformer_engine(gpus=1)
