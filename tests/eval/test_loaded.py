@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import yaml
 
 from scmf.core.errors import CheckpointError, ConfigError
 from scmf.eval.saved import find_saved
-from scmf.train.checkpoint import RECORD, _describe
+from scmf.train.checkpoint import RECORD, CheckpointFolder, _describe, read_progress
+from scmf.train.config import CheckpointConfig
 from support.command import lines, succeed
 from support.ranks import run_ranks
 from support.real import real_config, write_config
@@ -39,6 +41,15 @@ def test_the_best_is_the_one_of_the_lowest_validation_loss(cell_run):
     losses = {step: find_saved(cell_run, weights=str(step)).progress.val_loss for step in (4, 8, 12)}
     assert find_saved(cell_run, weights="best").progress.step == min(losses, key=losses.get)
     assert (cell_run / "checkpoints" / "best").resolve() == find_saved(cell_run, weights="best").folder
+
+
+def test_a_loss_of_another_metric_does_not_make_the_best(copied):
+    checkpoints = CheckpointFolder(copied / "checkpoints", CheckpointConfig())
+    # The oldest has by far the lowest loss, of other cells.
+    for step, metric, loss in ((4, "val/far/loss", 0.1), (8, "val/loss", 3.0), (12, "val/loss", 4.0)):
+        folder = checkpoints.named(step)
+        checkpoints.amend(folder, replace(read_progress(folder), val_metric=metric, val_loss=loss))
+    assert find_saved(copied, weights="best").progress.step == 8
 
 
 @pytest.fixture
