@@ -7,6 +7,8 @@ import math
 
 import pytest
 
+from scmf.eval.perplexity import SplitLoss
+from scmf.train.losses import perplexity as exp_of
 from support.command import lines, run, succeed, three_lines
 
 
@@ -77,3 +79,11 @@ def test_a_masked_model_is_refused_with_what_measures_it(cell_run):
     what, _, fix = three_lines(run("scmf-predict", "generate", "--run", cell_run, "--prompt", "x"))
     assert "task is mlm" in what
     assert fix.startswith("scmf-eval perplexity --run ")
+
+
+def test_numbers_that_are_not_finite_are_null_as_json_has_it():
+    assert math.isnan(exp_of(math.nan))
+    assert exp_of(800.0) == math.inf
+    loss = SplitLoss("test", math.nan, math.nan, exp_of(math.nan), targets=3, tokens=4, cells=1, noun="cell")
+    found = json.loads(json.dumps(loss.numbers(), allow_nan=False))
+    assert [found[key] for key in ("nats", "bits", "perplexity", "targets")] == [None, None, None, 3]
