@@ -367,7 +367,8 @@ def configs(draw: st.DrawFn) -> MainConfig:
                 peak_tflops=draw(st.none() | st.floats(1e-3, 1e4)),
             ),
             profile=draw(
-                st.none() | st.builds(ProfileConfig, ranks=st.lists(st.integers(0, 9), min_size=1).map(tuple))
+                st.none()
+                | st.builds(ProfileConfig, start=st.just(2), ranks=st.lists(st.integers(0, 9), min_size=1).map(tuple))
             ),
             result_dir=draw(text),
             seed=draw(st.integers(0, 2**63 - 1)),
@@ -435,7 +436,8 @@ def _references(node: Any) -> list[str]:
 SCHEMA = json_schema(MainConfig)
 TYPES = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
 CHECKED = {"type", "const", "enum", "anyOf", "$ref", "properties", "required", "additionalProperties", "minimum",
-           "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "pattern", "items", "minItems"}  # fmt: skip
+           "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength", "maxLength", "pattern", "items",
+           "minItems"}  # fmt: skip
 IGNORED = {"title", "description", "default", "$defs", "$schema"}
 
 
@@ -454,7 +456,8 @@ def schema_faults(schema: dict[str, Any], value: Any) -> list[str]:
     if isinstance(value, int | float) and not isinstance(value, bool):
         faults += _bound_faults(schema, value)
     if isinstance(value, str):
-        fits = len(value) >= schema.get("minLength", 0) and re.search(schema.get("pattern", ""), value)
+        within = schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", len(value))
+        fits = within and re.search(schema.get("pattern", ""), value)
         faults += [] if fits else [f"{value!r} does not match"]
     if isinstance(value, list):
         faults += [] if len(value) >= schema.get("minItems", 0) else ["too short a list"]

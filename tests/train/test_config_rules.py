@@ -37,6 +37,11 @@ def check(*overrides: str) -> MainConfig:
 PADDED = ("data.packing=false", "data.microbatch_tokens=null")
 
 BROKEN = [
+    (
+        ["trainer.profile={start: 101}"],
+        "trainer.profile.start=101 comes after the last step, trainer.max_steps=100",
+        "a step up to 100",
+    ),
     (["model.heads=7"], "model.heads=7 cannot share model.hidden=48 evenly", "at most this: 6"),
     (
         ["model.task.mask=0.9", "model.task.random=0.2"],
