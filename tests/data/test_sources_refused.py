@@ -110,7 +110,8 @@ STRANGERS = [
     ("b.h5ad", lambda p: p.write_text('{"error": "denied"}'), "JSON", "download"),
     ("c.h5ad", lambda p: p.write_text("version https://git-lfs.github.com/spec/v1\n"), "Git LFS", "git lfs pull"),
     ("d.h5ad", lambda p: p.write_text("cell,gene\na,1\n"), "not the HDF5 that .h5ad says", "mv "),
-    ("e.txt", lambda p: p.write_text("just words\n"), "no format that convert reads", "Check the path"),
+    ("d.yaml", lambda p: p.write_text("sizes: [1, 2]\n"), "text, not the name of a table of counts", "mv "),
+    ("e.txt", lambda p: p.write_text("just words\n"), "no format of counts that convert reads", "Check the path"),
     ("f.parquet", lambda p: pq.write_table(pa.table({"g": [1]}), p), "a parquet table", "write_h5ad"),
 ]
 

@@ -213,7 +213,7 @@ def test_a_missing_store_is_told_with_the_command_that_plans_without(plan, confi
     absent = f"data.store={tmp_path / 'ab sent'}"
     with pytest.raises(StoreError, match="no such store") as caught:
         plan_command(["--config", str(config), "--hardware", "h200", absent])
-    fix = caught.value.fix.partition("To plan without a store: scmf-plan ")[2]
+    fix = caught.value.fix.partition("; to plan without a store: scmf-plan ")[2]
     assert "FLOP a cell" in plan(*shlex.split(fix))
 
 
@@ -225,9 +225,11 @@ def test_a_missing_store_is_told_with_the_command_that_plans_without(plan, confi
         pytest.param(["--hardware", "h200", "--probe"], "another", "leave out", id="probe of another machine"),
         pytest.param(["--probe", "--lengths", "5"], "real steps", "leave out", id="probe without a store"),
         pytest.param(["--probe", "trainer.devices=2"], "measures one process", "leave out", id="probe of two ranks"),
-        pytest.param(["--probe", "0"], "no time", "leave out", id="probe of no time"),
+        pytest.param(["--probe", "0"], "no time", "--probe 30", id="probe of no time"),
         pytest.param(["--share", "1.5"], "no share of a peak", "--help", id="share"),
+        pytest.param(["--share", "half"], "no share of a peak", "--help", id="share in words"),
         pytest.param(["--devices", "0"], "less than 1", "--help", id="devices"),
+        pytest.param(["--nodes", "lots"], "lots is no whole number", "--help", id="nodes in words"),
         pytest.param(
             ["--hardware", "h200", "--devices", "3"],
             "3 data-parallel ranks",
@@ -235,7 +237,7 @@ def test_a_missing_store_is_told_with_the_command_that_plans_without(plan, confi
             id="batch over ranks",
         ),
         pytest.param(["--cells", "400"], "looks into the store", "--lengths", id="cells beside a store"),
-        pytest.param(["--probe=nan"], "no time, or for ever", "leave out", id="no time"),
+        pytest.param(["--probe=nan"], "no time, or for ever", "--probe 30", id="no time"),
         pytest.param(["--hardwear", "h200"], "did you mean --hardware", "--hardware", id="misspelt flag"),
     ],
 )

@@ -196,6 +196,7 @@ def test_a_recipe_of_an_installed_module_is_named_by_its_dotted_path(own, monkey
         pytest.param("{own}:OWN", "has no OWN", "wide", id="nothing of that name"),
         pytest.param("{own}x.py:wide", "there is no such Python file", "Did you mean '{own}'?", id="no file"),
         pytest.param("my_pkg.recipes.mine", "has no colon", "--recipe my_pkg.recipes:mine", id="a dot for the colon"),
+        pytest.param("cfg.yaml", "is a configuration", "--config cfg.yaml key=value", id="a configuration"),
         pytest.param("no_such_pkg:mine", "there is no module no_such_pkg", "PYTHONPATH", id="no module"),
         pytest.param(":mine", "nothing is neither a module nor", "my_package.module:NAME", id="no module named"),
         pytest.param("a/b:mine", "a/b is neither a module nor", "folder/file.py:NAME", id="a folder"),

@@ -115,14 +115,20 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _at_least_one(text: str) -> int:
-    number = int(text)
+    try:
+        number = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number") from None
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is less than 1")
     return number
 
 
 def _share(text: str) -> tuple[float, ...]:
-    shares = tuple(sorted(float(part) for part in text.split(",")))
+    try:
+        shares = tuple(sorted(float(part) for part in text.split(",")))
+    except ValueError:
+        shares = ()
     if not 1 <= len(shares) <= 2 or not all(0.0 < share <= 1.0 for share in shares):
         raise argparse.ArgumentTypeError(f"{text} is no share of a peak: write 0.35, or 0.2,0.4")
     return shares
@@ -164,13 +170,15 @@ def _refuse_what_does_not_go_together(options: argparse.Namespace, config: MainC
         )
     if options.probe is None:
         return
+    if not 0 < options.probe < float("inf"):
+        raise ConfigError(
+            f"--probe {options.probe:g} measures for no time, or for ever", where="--probe", fix="--probe 30"
+        )
     what = None
     if options.hardware != THIS:
         what = f"--probe measures this machine, and --hardware {options.hardware} is another"
     elif options.lengths is not None:
         what = "--probe takes real steps from a store, and --lengths stands in for one"
-    elif not 0 < options.probe < float("inf"):
-        what = f"--probe {options.probe:g} measures for no time, or for ever"
     elif (config.trainer.world_size or 1) > 1 and not _has_gpu():
         what = f"--probe measures one process with all cores, and trainer.devices={config.trainer.devices} share them"
     if what is not None:
@@ -265,7 +273,7 @@ def _refuse_missing_store(config: MainConfig, options: argparse.Namespace) -> No
             words = ["scmf-plan", "--config", options.config, "--hardware", options.hardware]
             words += [f"--{name}={n}" for name in ("devices", "nodes") if (n := getattr(options, name)) is not None]
             usual = 1442 if config.data.kind == "cells" else config.data.tokenizer.seq_length
-            fix = f"{error.fix} To plan without a store: {join([*words, *options.overrides])} --lengths {usual}"
+            fix = f"{error.fix}; to plan without a store: {join([*words, *options.overrides])} --lengths {usual}"
             raise StoreError(error.what, where=error.where, fix=fix) from error
 
 

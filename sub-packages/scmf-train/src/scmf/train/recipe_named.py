@@ -61,6 +61,12 @@ def own_module_folder(recipe: Recipe, config: MainConfig) -> Path | None:
 def _refuse_without_colon(text: str, flag: str) -> None:
     """A module or a file whose recipe is not named."""
     path, _, last = text.rpartition(".")
+    if last in ("yaml", "yml", "json"):
+        raise ConfigError(
+            f"{text} is a configuration, and {flag} takes the name of a recipe, or FILE.py:NAME for one of your own",
+            where=flag,
+            fix=f"change keys of the file as it runs: scmf-train --config {quote(text)} key=value",
+        )
     if not path or ("/" in path and last != "py"):
         return
     fix = f"{flag} {quote(f'{text}:NAME')}" if last == "py" else f"{flag} {quote(f'{path}:{last}')}"

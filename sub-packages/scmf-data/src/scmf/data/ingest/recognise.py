@@ -62,6 +62,7 @@ _STRANGERS: Final = {
     b"{": ("JSON, often the answer of a server to a failed download", "download the file again"),
 }
 """First bytes: what the file is, and what to do."""
+_HDF5_SUFFIXES: Final = frozenset({".h5ad", ".h5", ".hdf5", ".h5mu", ".h5seurat", ".loom"})
 _TEXT_SUFFIXES: Final = frozenset({".csv", ".tsv", ".txt", ".tab", ".gz", ".counts", ""})
 _TAR_MAGIC: Final = slice(257, 262)
 
@@ -171,10 +172,11 @@ def _open_text(path: Path, wishes: ReadWishes, *, packed: bool) -> Source:
     if b"\x00" in head or not any(s in first for s in (b",", b"\t", b";")):
         fix = f"{FINDINGS['D001'].fix} Text becomes a store with: "
         fix += f"scmf-store convert {shlex.quote(str(path))} --tokenizer char --dest DIR"
-        raise refuse("D001", "no format that convert reads", where=str(path), fix=fix)
+        raise refuse("D001", "no format of counts that convert reads", where=str(path), fix=fix)
     if path.suffix.lower() not in _TEXT_SUFFIXES:
         fix = f"if it is a table of counts, name it so: mv {shlex.quote(str(path))} {shlex.quote(path.stem + '.csv')}"
-        raise refuse("D001", f"the file is text, not the HDF5 that {path.suffix} says", where=str(path), fix=fix)
+        said = f"HDF5 that {path.suffix} says" if path.suffix.lower() in _HDF5_SUFFIXES else "name of a table of counts"
+        raise refuse("D001", f"the file is text, not the {said}", where=str(path), fix=fix)
     return DelimitedSource(path, wishes)
 
 
