@@ -53,6 +53,8 @@ class Injection:
     """A gradient is infinite."""
     loader: Places = field(default_factory=dict)
     """The batch cannot be read."""
+    held_out: Places = field(default_factory=dict)
+    """Number of a validation batch -> rank that cannot read it."""
     signals: dict[int, tuple[int, int]] = field(default_factory=dict)
     """Data position -> rank and signal that it gets during that step."""
     saves: Places = field(default_factory=dict)
@@ -113,6 +115,7 @@ def _inject(wrong: Injection) -> None:
 
     step._sum_losses = spoilt_losses
     init, prepare, write = Engine.__init__, CellStream.step, FileSystemWriter.write_data
+    validate = CellStream.validation
 
     def with_hooks(engine: Engine, *args: Any, **kwargs: Any) -> None:
         init(engine, *args, **kwargs)
@@ -124,11 +127,17 @@ def _inject(wrong: Injection) -> None:
             raise StoreError("the disk is gone", where="the store", fix="mend it")
         return prepare(stream, cells_seen)
 
+    def read_held_out(stream: CellStream, number: int) -> Any:
+        if hits(wrong.held_out, number):
+            raise StoreError("the disk of held-out cells is gone", where="the store", fix="mend it")
+        return validate(stream, number)
+
     def write_data(writer: FileSystemWriter, *args: Any) -> Any:
         if hits(wrong.saves, int(writer.path.name.rsplit("_", 1)[1])):
             raise OSError(28, "No space left on device", str(writer.path))
         return write(writer, *args)
 
+    CellStream.validation = read_held_out
     Engine.__init__, CellStream.step, FileSystemWriter.write_data = with_hooks, read, write_data
 
 

@@ -38,6 +38,11 @@ PADDED = ("data.packing=false", "data.microbatch_tokens=null")
 
 BROKEN = [
     (
+        ["trainer.devices=2", "trainer.profile={ranks: [0, 2]}"],
+        "trainer.profile.ranks names rank 2, and the run has 2 ranks, numbered from 0",
+        "ranks up to 1",
+    ),
+    (
         ["trainer.profile={start: 101}"],
         "trainer.profile.start=101 comes after the last step, trainer.max_steps=100",
         "a step up to 100",

@@ -120,6 +120,13 @@ def test_a_batch_that_one_rank_cannot_read_stops_all_with_one_message_that_names
     assert "the step at 8 cells seen, which has cells" in second.where
 
 
+def test_held_out_cells_that_one_rank_cannot_read_stop_all_with_one_message(store, tmp_path):
+    words = ["trainer.validate.every=2", "trainer.validate.batches=2"]
+    first, second = fit(store, tmp_path / "run", *words, held_out={1: 1})
+    assert first == Outcome(1)
+    assert second.what == "the disk of held-out cells is gone"
+
+
 def test_cells_that_cannot_be_read_are_replaced_counted_and_named_and_too_many_stop_the_run(demo_store, tmp_path):
     spoilt = spoil(demo_store, tmp_path / "store")
     words = ["data.global_batch_size=64", "trainer.max_steps=3", "trainer.checkpoint.every=3"]

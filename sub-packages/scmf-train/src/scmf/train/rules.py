@@ -65,6 +65,14 @@ def world_faults(config: MainConfig, world_size: int) -> Iterator[Fault]:
     """Rules that need the number of ranks."""
     parallel, data = config.trainer.parallel, config.data
     copy = parallel.model_ranks
+    profile = config.trainer.profile
+    if profile is not None and max(profile.ranks) >= world_size:
+        yield Fault(
+            "trainer.profile.ranks",
+            f"trainer.profile.ranks names rank {max(profile.ranks)}, and the run has {counted(world_size, 'rank')}, "
+            "numbered from 0",
+            f"use ranks up to {world_size - 1}",
+        )
     if world_size % copy:
         yield Fault(
             "trainer.parallel",

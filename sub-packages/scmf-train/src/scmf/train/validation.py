@@ -9,6 +9,7 @@ from scmf.core.errors import ConfigError
 from scmf.data.held_out import open_held_out
 from scmf.data.step_stream import StepStream
 from scmf.data.stream import CellStream
+from scmf.train.agreement import together
 from scmf.train.config import TrainerConfig
 from scmf.train.engine import Engine
 
@@ -45,7 +46,8 @@ class Validation:
         return found
 
     def _batches(self, stream: StepStream) -> list[StepBatch]:
-        batches = (stream.validation(i) for i in range(self._config.validation.batches))
+        """All batches, once every rank has its own: one without data would leave the others waiting for it."""
+        batches = together(lambda: [stream.validation(i) for i in range(self._config.validation.batches)])
         return [batch for batch in batches if batch is not None]
 
 
