@@ -118,7 +118,7 @@ def test_numbers_written_as_categories_are_numbers(store):
     [
         pytest.param(ClassColumn("typ"), StoreError, ["no column 'typ'", "did you mean column: type?"], id="unknown"),
         pytest.param(NumberColumn("doze"), StoreError, ["did you mean column: dose?"], id="unknown number"),
-        pytest.param(ClassColumn("only"), ConfigError, ["'one'", "fewer than two"], id="one class"),
+        pytest.param(ClassColumn("only"), ConfigError, ["training cells have 'one'", "fewer than two"], id="one class"),
         pytest.param(ClassColumn("type", ("a", "x")), ConfigError, ["training cells have 'a'", "rare"], id="one known"),
         pytest.param(ClassColumn("dose"), ConfigError, ["measurements", "kind: regress"], id="measurements"),
         pytest.param(NumberColumn("type"), ConfigError, ["no number", "kind: classify"], id="no numbers"),

@@ -68,6 +68,14 @@ class StopAt:
         return Stop("the budget is spent", metrics={"spent": 1}) if report.step == self.step else None
 
 
+class Exits:
+    """Ends Python, as a script would."""
+
+    def on_step(self, report: Event) -> None:
+        """Whatever the step."""
+        raise SystemExit(0 * report.step)
+
+
 class Breaks:
     """Raises something in a method, at and after a step."""
 

@@ -217,6 +217,13 @@ def test_an_answer_that_is_none_is_a_failure_of_the_method_that_gave_it(answer, 
     observers.tell("on_step", lambda: pytest.fail("nobody is told any more"))
 
 
+def test_an_observer_that_exits_is_a_failure_and_no_silent_end():
+    observers = observers_of({"observer": f"{HERE}.Exits"})
+    observers.tell("on_step", end_event)
+    assert "failed in on_step" in observers.fault.what
+    assert observers.fault.what.endswith("SystemExit: 0")
+
+
 def test_two_observers_cannot_give_the_same_number_and_one_can_give_it_anew():
     twice = {"settings": {"answer": {"a": 1}}}
     alone = observers_of(twice)

@@ -156,21 +156,24 @@ def _read_classes(store: CellStore, train: CellSet, name: str, asked: ClassColum
     found = tuple(label for label, n in of_training.items() if n)
     classes = found if asked.classes is None else asked.classes
     if not decided:
-        _refuse_unlearnable(asked.column, tuple(c for c in classes if of_training.get(c)), found, where=where)
+        _refuse_unlearnable(asked, tuple(c for c in classes if of_training.get(c)), found, where=where)
     number = {label: i for i, label in enumerate(classes)}
     to_class = np.array([number.get(label, -1) for label in names] + [-1], np.int32)  # the last serves code -1
     column = replace(asked, classes=classes)
     return ClassLabels(column, to_class[codes], tuple(_class_notes(name, column, of_training, int(cells[0]))))
 
 
-def _refuse_unlearnable(column: str, classes: tuple[str, ...], found: tuple[str, ...], *, where: str) -> None:
+def _refuse_unlearnable(asked: ClassColumn, classes: tuple[str, ...], found: tuple[str, ...], *, where: str) -> None:
     """At least two classes, and not a name for every cell."""
+    column = asked.column
     if len(classes) < 2:
+        of_which = "" if asked.classes is None else "of the classes asked for, "
+        way_out = f"name another column{'' if len(found) < 2 else ', or classes that cells have: '}"
         raise ConfigError(
-            f"of the classes asked for, training cells have {', '.join(map(repr, classes)) or 'none'} in obs column "
+            f"{of_which}training cells have {', '.join(map(repr, classes)) or 'none'} in obs column "
             f"{column!r}: with fewer than two there is nothing to tell apart",
             where=where,
-            fix=f"name another column, or classes that cells have: {', '.join(found[:_SHOWN]) or 'there are none'}",
+            fix=way_out + (", ".join(found[:_SHOWN]) if len(found) > 1 else ""),
         )
     if len(classes) > MOST_CLASSES:
         raise ConfigError(

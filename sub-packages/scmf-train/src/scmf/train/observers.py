@@ -74,7 +74,7 @@ class Observers:
                 continue
             try:
                 self._take(call(event), watcher)
-            except Exception as error:  # whatever the user's code raises, it is that code's fault
+            except (Exception, SystemExit) as error:  # whatever the user's code raises, it is that code's fault
                 if self._failed(watcher, method, event, error):
                     return
 
@@ -100,7 +100,7 @@ class Observers:
         if isinstance(answer, Stop):
             self.stop = self.stop or str(answer.why)
 
-    def _failed(self, watcher: _Watcher, method: str, event: Event, error: Exception) -> bool:
+    def _failed(self, watcher: _Watcher, method: str, event: Event, error: BaseException) -> bool:
         """Whether the run has to end, so that nobody is told any more."""
         name = watcher.entry.observer
         what = f"observer {name} failed in {method} at step {event.step:,}: {_sentence(error)}"
@@ -179,7 +179,7 @@ def make_observers(
             continue
         try:
             watchers.append(_Watcher(entry, cls(**entry.settings)))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise ConfigError(
                 f"observer {entry.observer} cannot be made: {_sentence(error)}",
                 where=f"trainer.observers[{number}], {_place(error, cls)}",

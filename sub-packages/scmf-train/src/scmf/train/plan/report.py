@@ -36,7 +36,7 @@ def work_lines(workload: Workload) -> list[str]:
     return [
         (
             f"data   {counted(len(lengths), noun)} of {workload.source}: {lengths.mean():,.0f} tokens each on "
-            f"average (5% below {low:,}, half below {middle:,}, 95% below {high:,})"
+            f"average (5% up to {low:,}, half up to {middle:,}, 95% up to {high:,})"
         )
     ]
 
