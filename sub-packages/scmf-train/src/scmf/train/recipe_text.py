@@ -141,7 +141,8 @@ def diff(one: Sourced, other: Sourced) -> str:
     for key in keys:
         rows = [f"  {s.name:<{width}}  {s.shown(key):<{values}}  {s.source(key)}".rstrip() for s in (one, other)]
         lines += ["", key, *rows]
-    return "\n".join(lines) + f"\n\n{len(keys)} keys differ, {same} are equal\n"
+    differ = "1 key differs" if len(keys) == 1 else f"{len(keys)} keys differ"
+    return "\n".join(lines) + f"\n\n{differ}, {same} are equal\n"
 
 
 def diff_json(one: Sourced, other: Sourced) -> str:
