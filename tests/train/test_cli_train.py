@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from scmf.core.errors import ConfigError, MachineError, StoreError
+from scmf.train import cli_train
 from scmf.train.cli_train import train_command
 from scmf.train.machine import devices_to_use
 from support.command import command, curve, environment, last_step, lines, run, succeed, three_lines
@@ -232,6 +233,16 @@ def test_a_folder_that_cannot_be_made_is_told(config, tmp_path):
     (tmp_path / "file").write_text("")
     _, where, _ = three_lines(run("scmf-train", "--config", config, f"trainer.result_dir={tmp_path / 'file' / 'run'}"))
     assert "file" in where
+
+
+def test_ctrl_c_says_how_to_go_on(config, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli_train, "_run_rank", interrupted)
+    monkeypatch.setattr(cli_train, "die_with_launcher", lambda: None)
+    assert train_command(["--config", str(config)]) == 130
+    assert capsys.readouterr().err == "stopped by Ctrl-C; --resume auto goes on from the last checkpoint\n"
 
 
 def test_help_answers_at_once_with_an_example():

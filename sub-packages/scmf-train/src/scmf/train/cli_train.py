@@ -66,7 +66,13 @@ def train_command(argv: Sequence[str]) -> int:
     ranks = _ranks_to_start(config)
     if ranks > 1:
         return run_ranks(ranks, argv)
-    return _run_rank(config, options)
+    try:
+        return _run_rank(config, options)
+    except KeyboardInterrupt:
+        if under_launcher():  # it says so, once
+            raise
+        sys.stderr.write("stopped by Ctrl-C; --resume auto goes on from the last checkpoint\n")
+        return 130
 
 
 def _verbosity(options: argparse.Namespace) -> list[str]:
