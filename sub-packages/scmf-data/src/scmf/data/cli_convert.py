@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 from scmf.data.cli_sequences import add_sequence_flags, convert_sequences
 from scmf.data.cli_sources import add_source_flags, source_options
+from scmf.data.ingest.early import begin_server
 from scmf.data.ingest.making import DUPLICATES, Making, usual_memory
 
 if TYPE_CHECKING:
     from scmf.data.ingest.plan import ConvertOptions
-    from scmf.data.manifest import Manifest
+from scmf.data.manifest import Manifest
 
 
 def add_convert(parser: argparse.ArgumentParser) -> None:
@@ -78,6 +79,8 @@ def convert_options(options: argparse.Namespace) -> ConvertOptions:
 
 def convert_command(options: argparse.Namespace) -> int:
     """Make the store."""
+    if options.workers > 1:
+        begin_server()
     if convert_sequences(options, options.parser, print_line):
         return 0
     from scmf.data.ingest.convert import convert

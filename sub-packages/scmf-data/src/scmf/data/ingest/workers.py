@@ -7,7 +7,6 @@ plans and give back facts; no cell passes between processes. Ctrl-C reaches the 
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any, Final
 
 from scmf.core.config import Config
 from scmf.core.errors import MachineError
+from scmf.data.ingest.early import worker_context
 from scmf.data.ingest.jobs import Advance, Job, Site
 
 _MESSAGE_CELLS: Final = 4096
@@ -48,8 +48,7 @@ def run_jobs(jobs: Sequence[Job], site: Site, *, workers: int, advance: Advance)
 
 
 def _run_in_processes(jobs: Sequence[Job], site: Site, n: int, advance: Advance) -> Iterator[Done]:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context = worker_context()
     staff: dict[Connection, _Worker] = {}
     waiting = list(reversed(jobs))
     try:
