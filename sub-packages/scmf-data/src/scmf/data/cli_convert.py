@@ -16,7 +16,7 @@ from scmf.data.ingest.making import DUPLICATES, Making, usual_memory
 
 if TYPE_CHECKING:
     from scmf.data.ingest.plan import ConvertOptions
-from scmf.data.manifest import Manifest
+    from scmf.data.manifest import Manifest
 
 
 def add_convert(parser: argparse.ArgumentParser) -> None:

@@ -35,7 +35,7 @@ _ROUNDS = 3
 """Least rounds: each measures every kind of step once, and a rate follows from the median of its rounds."""
 _MOST = 4
 """Tokens of the largest microbatch, in sequence lengths."""
-_OF_FULL_SIZE = 3
+_OF_FULL_SIZE = 12
 """Microbatches of the run's own size, for memory."""
 _PACKS = 6
 """Packs of different cells that are taken in turn: an allocator's peak shows only when sizes change."""
