@@ -71,7 +71,7 @@ def probe(config: MainConfig, *, seconds: float = SECONDS) -> Measured:
 
 
 def _fill_memory(clock: _Clock, config: MainConfig, layout: Layout, wall: Rates, *, seconds: float) -> list[Shape]:
-    """Microbatches of the run's own size, for their memory alone, as many as take no longer than the probe: 0 to 3.
+    """Microbatches of the run's own size, for their memory alone, as many as take no longer than the probe: 0 to 12.
 
     An allocator's waste cannot be computed from that of smaller ones.
     """
