@@ -112,6 +112,7 @@ def _commands_without_ranks(configs: list[MainConfig]) -> Iterator[None]:
     look_for_store = cli_train._refuse_missing_store  # noqa: SLF001  # the last that is done before ranks
 
     def valid(config: MainConfig) -> None:
+        """Note a configuration that was accepted, then go on as the command does."""
         configs.append(config)
         look_for_store(config)
 

@@ -10,7 +10,7 @@ import difflib
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, NoReturn
 
 from scmf.core.errors import ConfigError
@@ -76,6 +76,12 @@ class Parser(argparse.ArgumentParser):
         meant = "; ".join(f"{wrong}: did you mean {right}?" for wrong, right in swaps.items())
         words = shlex.join([*self.prog.split(), *(_swap(w, swaps) for w in self.words or ())])
         raise ConfigError(f"{message}; {meant}", where="command line", fix=words)
+
+    def run_sub_command(self, argv: Sequence[str]) -> int:
+        """Parse, and run the function that the sub-command reached has set as its default `run`; its exit code."""
+        options = self.parse_args(argv)
+        run: Callable[[argparse.Namespace], int] = options.run
+        return run(options)
 
     def explain_foreign(self, parser: Parser) -> None:
         """Hook for commands whose users bring flags of another program: raise ConfigError with what stands for them.

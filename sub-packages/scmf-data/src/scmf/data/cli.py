@@ -61,12 +61,10 @@ def store_command(argv: Sequence[str]) -> int:
     Raises:
         ScmfError: anything that the user can mend.
     """
-    options = _parser().parse_args(argv)
-    run: Callable[[argparse.Namespace], int] = options.run
-    return run(options)
+    return _parser().run_sub_command(argv)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     parser = _command(None, "scmf-store", "Cell stores: make, look at, check, measure, tokenize.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
     add_check(_command(commands, "check", "Say everything that is wrong with sources.", run=cli_check.check))
@@ -89,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _command(commands: Any, name: str, text: str, *, run: Callable[..., int] | None = None) -> argparse.ArgumentParser:
+def _command(commands: Any, name: str, text: str, *, run: Callable[..., int] | None = None) -> Parser:
     """A parser with the common looks; a sub-command that runs on one store takes its folder."""
     looks: dict[str, Any] = {
         "description": text,
@@ -98,7 +96,7 @@ def _command(commands: Any, name: str, text: str, *, run: Callable[..., int] | N
     }
     if commands is None:
         return Parser(prog=name, **looks)
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, **looks)
+    parser: Parser = commands.add_parser(name, help=text, **looks)
     parser.set_defaults(run=run)
     if name not in {"check", "convert", "merge", "seen"}:
         parser.add_argument("store", type=Path, metavar="DIR", help="folder of the store")

@@ -6,7 +6,7 @@ import argparse
 import json
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -46,9 +46,7 @@ def eval_command(argv: Sequence[str]) -> int:
     Raises:
         ScmfError: anything that the user can mend.
     """
-    options = _parser().parse_args(argv)
-    run: Callable[[argparse.Namespace], int] = options.run
-    return run(options)
+    return _parser().run_sub_command(argv)
 
 
 def _parser() -> Parser:

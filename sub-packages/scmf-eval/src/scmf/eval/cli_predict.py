@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final, NoReturn
 
 from scmf.core.command import Parser
@@ -35,9 +34,7 @@ def predict_command(argv: Sequence[str]) -> int:
     Raises:
         ScmfError: anything that the user can mend.
     """
-    options = _parser().parse_args(argv)
-    run: Callable[[argparse.Namespace], int] = options.run
-    return run(options)
+    return _parser().run_sub_command(argv)
 
 
 def _parser() -> Parser:

@@ -5,6 +5,7 @@ Shapes: T positions, S segments, L labelled cells, D width, N outputs of a head.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from scmf.model.pack import Pack, PackTargets
 from scmf.model.task import CellTask, ClassifyTask, TaskConfig
 
 
-class CellHead(nn.Module):
+class CellHead(nn.Module, ABC):
     """A cell's pooled hidden states, dense, tanh, dropout, then the outputs. Every tensor rank has all of it.
 
     The projection is kept with the width first and has no bias: so shards of FSDP are equal whatever the number of
@@ -53,9 +54,9 @@ class CellHead(nn.Module):
         scores_LN: Tensor = self.dropout(hidden_LD) @ self.weight
         return scores_LN.float()
 
+    @abstractmethod
     def losses(self, scores_LN: Tensor, values: Tensor) -> Tensor:
         """(L, columns) float32 of scores and targets."""
-        raise NotImplementedError(f"{type(self).__name__} has no loss")
 
 
 class ClassHead(CellHead):
