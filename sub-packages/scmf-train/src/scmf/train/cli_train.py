@@ -14,6 +14,7 @@ from scmf.core.errors import ConfigError, ScmfError, run_command
 from scmf.data.manifest import expect_store
 from scmf.train.bionemo_flags import TrainingParser
 from scmf.train.config import MainConfig, load_config
+from scmf.train.heap import share_heaps
 from scmf.train.launch import die_with_launcher, run_ranks, under_launcher
 
 _COUNTS = (".h5ad", ".h5", ".loom", ".mtx", ".gz", ".csv", ".tsv", ".zarr")
@@ -55,6 +56,7 @@ def train_command(argv: Sequence[str]) -> int:
             fix="leave out one of them; what a resume finds is checked at the resume, before anything is written",
         )
     die_with_launcher()
+    share_heaps()
     _refuse_data(Path(options.config))
     config = load_config(
         options.config,
