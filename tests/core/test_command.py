@@ -6,8 +6,9 @@ from importlib.metadata import version
 
 import pytest
 
-from scmf.core.command import Parser, nearest
+from scmf.core.command import Parser
 from scmf.core.errors import ConfigError
+from scmf.core.near_word import nearest
 
 
 def parser():

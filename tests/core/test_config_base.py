@@ -10,8 +10,9 @@ import pytest
 from pydantic import Field, PositiveInt, field_validator
 
 from scmf.core.config import Config
-from scmf.core.config_fault import Fault, nearest
+from scmf.core.config_fault import Fault
 from scmf.core.errors import ConfigError
+from scmf.core.near_word import nearest
 
 
 class Optimizer(Config):

@@ -176,6 +176,25 @@ def test_a_kind_may_be_left_out_and_a_wrong_one_lists_the_right_ones(cfg):
     )
 
 
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("model.task.kind=mml", "mlm"),
+        ("model.task.kind=clasify", "classify"),
+        ("data.kind=Cells", "cells"),
+        ("model.kind=enc", "encoder"),
+        ("trainer.schedule.kind=cosin", "cosine"),
+        ("data.order.kind=block", "blocks"),
+        ("model.task={kind: several, tasks: {a: {kind: regres}}}", "regress"),
+    ],
+)
+def test_a_misspelt_kind_names_the_nearest_one_and_all_others(cfg, override, meant):
+    with pytest.raises(ConfigError) as error:
+        load_config(cfg, [override])
+    assert error.value.fix.startswith(f"did you mean kind: {meant}? Otherwise write one of: ")
+    assert error.value.where.endswith("kind")
+
+
 def test_a_class_of_the_user_is_named_by_its_path_and_survives_the_round_trip(cfg, user_package, tmp_path):
     overrides = [
         f"data.kind={user_package}.PerturbSeqConfig", "data.guides=[a, b]",

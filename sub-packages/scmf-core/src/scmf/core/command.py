@@ -6,18 +6,15 @@ In: the words of a command line. Out: their values, or a ConfigError that names 
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, NoReturn
+from typing import Any, NoReturn
 
 from scmf.core.errors import ConfigError
+from scmf.core.near_word import nearest
 from scmf.core.text import brief
-
-_ALIKE: Final = 0.6
-"""Share of equal letters from which one word is taken for a misspelling of another; difflib's own default."""
 
 
 class _Version(argparse.Action):
@@ -98,15 +95,6 @@ class Parser(argparse.ArgumentParser):
         """The parsers of its sub-commands."""
         choices = [a.choices for a in self._actions if a.nargs == argparse.PARSER and isinstance(a.choices, Mapping)]
         return [parser for named in choices for parser in named.values() if isinstance(parser, Parser)]
-
-
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that a misspelt one was meant to be; None where nothing is near."""
-    names = {name.lstrip("-"): name for name in known}
-    bare = word.lstrip("-")
-    begun = [name for name in names if bare and name and (name.startswith(bare) or bare.startswith(name))]
-    found = difflib.get_close_matches(bare, names, n=1, cutoff=_ALIKE) or begun[:1]
-    return names[found[0]] if found else None
 
 
 def _deepest(parser: Parser) -> Parser:

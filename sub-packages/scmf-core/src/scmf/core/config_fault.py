@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from scmf.core.config_kind import entry_class, section_class
 from scmf.core.errors import ConfigError, legible
+from scmf.core.near_word import nearest
 from scmf.core.other_names import our_name
 from scmf.core.text import brief
 
@@ -61,15 +61,6 @@ def raise_faults(title: str, faults: Iterable[Fault]) -> None:
     found = [fault.details() for fault in faults]
     if found:
         raise ValidationError.from_exception_data(title, found)
-
-
-def nearest(word: str, words: Iterable[str]) -> str | None:
-    """The word that was probably meant, or None when nothing is near."""
-    lower = {w.lower(): w for w in words}
-    close = difflib.get_close_matches(word.lower(), lower, n=1, cutoff=0.5)
-    # A beginning such as `10m` is far from `10m-pretrain` by edit distance and near by intent.
-    close = close or sorted((w for w in lower if w.startswith(word.lower()) or word.lower().startswith(w)), key=len)
-    return lower[close[0]] if close and word else None
 
 
 def faults_of(error: ValidationError, cls: type[BaseModel], values: object) -> list[Fault]:

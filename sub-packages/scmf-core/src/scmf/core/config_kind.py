@@ -13,6 +13,8 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema, to_json
 
+from scmf.core.near_word import nearest
+
 
 class KindError(Exception):
     """A `kind:` that names no usable class.
@@ -50,7 +52,9 @@ class Kinds:
         if kind in self.built_in:
             return self.built_in[kind]
         if "." not in kind:
-            raise KindError(f'kind "{kind}" is not built in', self._choices(base))
+            near = nearest(kind, [*self.built_in, *self.aliases])
+            meant = f"did you mean kind: {near}? Otherwise " if near else ""
+            raise KindError(f'kind "{kind}" is not built in', meant + self._choices(base))
         return import_class(kind, base)
 
     def _choices(self, base: type[BaseModel]) -> str:

@@ -8,7 +8,8 @@ from typing import Annotated
 from pydantic import Field
 
 from scmf.core.config import Variant
-from scmf.core.config_fault import Fault, nearest
+from scmf.core.config_fault import Fault
+from scmf.core.near_word import nearest
 
 SHIPPED_VOCABULARIES = {"geneformer-v1": 25_426, "geneformer-v2": 20_275}
 """Tokens of each shipped vocabulary, special tokens included, so that a config is checked without loading one.

@@ -17,8 +17,8 @@ import pandas as pd
 from pandas.api.types import is_numeric_dtype
 
 from scmf.core.batch import CellTargets, Microbatch
-from scmf.core.config_fault import nearest
 from scmf.core.errors import ConfigError, StoreError
+from scmf.core.near_word import nearest
 from scmf.core.text import counted
 from scmf.data.drawing import id_chunks
 from scmf.data.objective import ClassColumn, LabelColumn, NumberColumn

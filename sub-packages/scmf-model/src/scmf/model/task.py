@@ -9,8 +9,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from scmf.core.config import Variant
-from scmf.core.config_fault import Fault, nearest
+from scmf.core.config_fault import Fault
 from scmf.core.config_kind import Kinds
+from scmf.core.near_word import nearest
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 OBJECTIVE_NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")

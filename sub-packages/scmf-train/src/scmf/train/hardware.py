@@ -9,8 +9,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from scmf.core.command import nearest
 from scmf.core.errors import ConfigError
+from scmf.core.near_word import nearest
 
 _TERA = 1e12
 _OTHERS = frozenset({"MIG", "LAPTOP", "MOBILE", "MAX", "TI", "SUPER", "D"})

@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from scmf.core.config_fault import nearest
 from scmf.core.config_kind import KindError, import_named
 from scmf.core.errors import ConfigError, TrainingError, legible
+from scmf.core.near_word import nearest
 from scmf.core.text import brief
 from scmf.train.engine import StepReport
 from scmf.train.observer import CheckpointEvent, Event, Observer, StepEvent, Stop

@@ -11,10 +11,10 @@ from pathlib import Path
 from shlex import quote
 from types import FunctionType, ModuleType
 
-from scmf.core.config_fault import nearest
 from scmf.core.config_kind import KindError, import_named
 from scmf.core.errors import ConfigError, ScmfError
 from scmf.core.near_path import correction
+from scmf.core.near_word import nearest
 from scmf.train.config import MainConfig
 from scmf.train.recipe import Recipe, Setting, flatten
 from scmf.train.recipes import find_recipe

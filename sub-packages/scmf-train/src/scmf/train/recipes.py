@@ -9,8 +9,8 @@ Sources used more than once:
 
 from __future__ import annotations
 
-from scmf.core.config_fault import nearest
 from scmf.core.errors import ConfigError
+from scmf.core.near_word import nearest
 from scmf.train.recipe import Recipe, Setting, Settings
 from scmf.train.recipes_char import CHAR_19M, CHAR_85M, CHAR_TEST, CHAR_TINY
 

@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from scmf.core.config import Config
-from scmf.core.config_fault import Fault, nearest
+from scmf.core.config_fault import Fault
+from scmf.core.near_word import nearest
 from scmf.core.text import counted
 
 Steps = Annotated[int, Field(ge=1, le=1_000_000_000)]

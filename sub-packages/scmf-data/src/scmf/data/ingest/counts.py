@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from scmf.core.command import nearest
+from scmf.core.near_word import nearest
 from scmf.data.ingest import kernels
 from scmf.data.ingest.blocks import value_type
 from scmf.data.ingest.findings import refuse
