@@ -31,7 +31,7 @@ from scmf.data.objective import LabelColumn, Labelled, Objective, describe_objec
 from scmf.data.order import permute
 from scmf.data.packing import layout_of, share_by_count, share_by_length, share_by_neighbourhood
 from scmf.data.rank import RankTokenizer, Tokens, refuse_other_rank_order
-from scmf.data.readahead import ask_for_cells, expect_random_access
+from scmf.data.readahead import Hints, ask_for_cells, expect_random_access
 from scmf.data.sampling import weighted_drawing
 from scmf.data.seen import SeenCells
 from scmf.data.split import CellSet, Splits, describe_named, named_split, split_cells
@@ -46,7 +46,7 @@ LongArray = npt.NDArray[np.int64]
 
 
 class CellStream:
-    """Step batches of one data-parallel replica, by position. Holds no state that moves; any thread may ask."""
+    """Step batches of one data-parallel replica, by position. No state decides what they are; any thread may ask."""
 
     noun = "cell"
     """What one unit of `cells_seen` is called in sentences."""
@@ -94,6 +94,7 @@ class CellStream:
         self._collator = Collator(self.vocabulary, seq_length, corruption, self.labels)
         self._objective = objective
         self._stand_ins = StandIns(seed)
+        self._hints = Hints(store)
         expect_random_access(store)
 
     def over(self, store: CellStore, cells: CellSet) -> CellStream:
@@ -119,6 +120,7 @@ class CellStream:
             other.labels = read_labels(store, cells, columns, decided=True)
             other._collator = replace(self._collator, labels=other.labels)  # noqa: SLF001  # its own class
             expect_random_access(store)
+            other._hints = Hints(store)  # noqa: SLF001  # its own class
         return other
 
     @property
@@ -253,8 +255,7 @@ class CellStream:
         return StepBatch(microbatches, cells=len(draw.cell_ids), cell_ids=draw.cell_ids, replaced=replaced)
 
     def _encode(self, cell_ids: LongArray) -> Tokens:
-        ask_for_cells(self.store, cell_ids)
-        return self.tokenizer.encode(self.store, cell_ids)
+        return self._hints.reading(cell_ids, lambda: self.tokenizer.encode(self.store, cell_ids))
 
     def _share(self, cell_ids: LongArray) -> LongArray:
         """Replica of each cell, from what every replica can see without reading values."""
