@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import errno
+import subprocess
+import sys
 
 import pytest
 
 from scmf.core.errors import describe_os_error, lasting_path
+
+WRITER = """
+import sys
+from scmf.core.errors import run_command
+run_command(lambda argv: 0 * sys.stdout.write("lines " * int(argv[0])), sys.argv[1:])
+"""
 
 
 @pytest.mark.parametrize(
@@ -24,3 +32,22 @@ def test_a_place_is_named_as_it_will_be_when_it_is_whole(written, known):
     assert lasting_path(written) == known
     error = describe_os_error(OSError(errno.ENOSPC, "No space left on device", written))
     assert error.where == known
+
+
+def run(line):
+    words = ["sh", "-c", line, "sh", sys.executable, "-c", WRITER]
+    return subprocess.run(words, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("words", ["1", "100000"])
+def test_output_to_a_full_disk_names_the_output(words):
+    ended = run(f'"$@" {words} > /dev/full')
+    what, where, fix = ended.stderr.splitlines()
+    assert (ended.returncode, what) == (1, "error: No space left on device")
+    assert where == "  where: standard output (/dev/full), or a file that the system did not name"
+    assert fix.startswith("  fix:   free space")
+
+
+def test_a_command_whose_output_was_closed_does_its_work():
+    ended = run('"$@" 3 >&-')
+    assert (ended.returncode, ended.stderr) == (0, "")

@@ -10,6 +10,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final, NoReturn
 
 _ASIDE: Final = re.compile(r"^\.(.+?)(?:\.\d+)?\.(?:partial|unfinished|new|arriving|replaced|\d+)$")
@@ -92,6 +93,8 @@ def run_command(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
+    if sys.stdout is None:  # closed by whoever started the command: nobody reads it
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  as long as the process
     try:
         code = main(arguments)
         sys.stdout.flush()
@@ -120,7 +123,7 @@ def lasting_path(path: str) -> str:
 
 def describe_os_error(error: OSError) -> ScmfError:
     """Turn an operating-system error into one with a place and a way out."""
-    place = lasting_path(str(error.filename)) if error.filename else "(the system named no file)"
+    place = lasting_path(str(error.filename)) if error.filename else _nameless()
     fixes = {
         "ENOSPC": "free space on that disk or name another folder, then run the same command again",
         "EDQUOT": "free part of your quota or name another folder, then run the same command again",
@@ -137,6 +140,17 @@ def describe_os_error(error: OSError) -> ScmfError:
     name = errno.errorcode.get(error.errno or 0, "")
     what = error.strerror or str(error)
     return ScmfError(what, where=place, fix=fixes.get(name, "see the message above; --debug shows where it happened"))
+
+
+def _nameless() -> str:
+    """Where a write has failed of which the system says no file: on standard output, where that goes to a file."""
+    try:
+        output = str(Path("/proc/self/fd/1").readlink())
+    except OSError:  # no Linux
+        output = ""
+    if not output.startswith("/"):  # a pipe
+        return "a file that the system did not name"
+    return f"standard output ({output}), or a file that the system did not name"
 
 
 def _report(error: ScmfError, *, debug: bool) -> int:
