@@ -32,7 +32,6 @@ from scmf.train.config import (
     MainConfig,
     ParallelConfig,
     TrainerConfig,
-    ValidateConfig,
     load_config,
 )
 from scmf.train.log_config import LogConfig, ProfileConfig, WandbConfig
@@ -47,7 +46,7 @@ from scmf.train.schedule import (
     ScheduleConfig,
     WsdConfig,
 )
-from scmf.train.stalls import EarlyStopConfig
+from scmf.train.validation_config import EarlyStopConfig, ValidateConfig
 
 MINIMAL = """\
 data:

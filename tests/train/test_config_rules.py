@@ -458,9 +458,9 @@ def test_every_rule_of_the_code_is_in_the_table_above():
     from scmf.data import config_order as order
     from scmf.model import config as model
     from scmf.model import task
-    from scmf.train import config as train
     from scmf.train import observer_config as observer
     from scmf.train import schedule
+    from scmf.train import trainer_config as train
     from scmf.train import validation_config as validation
 
     modules = (data, order, model, task, train, schedule, validation, observer, rules)

@@ -17,7 +17,7 @@ from scmf.train.agreement import RankFault
 from scmf.train.console import Console, describe_seconds
 from scmf.train.metric_names import ALIASES, canonical
 from scmf.train.metrics import Metrics, MetricsFile, TensorBoardMirror, cut_after
-from scmf.train.stalls import EarlyStopConfig
+from scmf.train.validation_config import EarlyStopConfig
 
 
 def test_every_line_is_json_and_numbers_that_json_lacks_are_null(tmp_path):

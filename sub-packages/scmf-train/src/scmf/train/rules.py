@@ -1,23 +1,40 @@
-"""Rules between the sections of a config: a MainConfig goes in, the faults come out. The only place for them."""
+"""Rules between the sections of a config: its three sections go in, the faults come out. The only place for them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from scmf.core.config_fault import Fault, config_error
 from scmf.core.errors import ConfigError
 from scmf.core.text import counted
-from scmf.data.config import CellsConfig, SequencesConfig
-from scmf.model.config import largest_divisor
+from scmf.data.config import CellsConfig, DataConfig, SequencesConfig
+from scmf.model.config import ModelConfig, largest_divisor
 from scmf.model.task import CellTask
-
-if TYPE_CHECKING:
-    from scmf.train.config import MainConfig
+from scmf.train.trainer_config import TrainerConfig
 
 
-def section_faults(config: MainConfig) -> Iterator[Fault]:
+class Sections(Protocol):
+    """What the rules look at: a MainConfig, which asks them when it is made."""
+
+    @property
+    def data(self) -> DataConfig:
+        """Which cells, as which tokens, in which batches."""
+        ...
+
+    @property
+    def model(self) -> ModelConfig:
+        """Sizes of the network and its task."""
+        ...
+
+    @property
+    def trainer(self) -> TrainerConfig:
+        """Length, layout, precision, optimizer, and what is kept."""
+        ...
+
+
+def section_faults(config: Sections) -> Iterator[Fault]:
     """Every rule between sections that the config breaks."""
     for rule in RULES:
         yield from rule(config)
@@ -26,7 +43,7 @@ def section_faults(config: MainConfig) -> Iterator[Fault]:
         yield from world_faults(config, world)
 
 
-def check_world(config: MainConfig, world_size: int) -> int:
+def check_world(config: Sections, world_size: int) -> int:
     """Data-parallel size of a config on so many ranks, which the launcher knows best.
 
     Args:
@@ -45,7 +62,7 @@ def check_world(config: MainConfig, world_size: int) -> int:
     return world_size // config.trainer.parallel.model_ranks
 
 
-def check_launched(config: MainConfig, world_size: int) -> None:
+def check_launched(config: Sections, world_size: int) -> None:
     """An explicit number of ranks is met exactly, whoever starts them.
 
     Raises:
@@ -61,7 +78,7 @@ def check_launched(config: MainConfig, world_size: int) -> None:
         )
 
 
-def world_faults(config: MainConfig, world_size: int) -> Iterator[Fault]:
+def world_faults(config: Sections, world_size: int) -> Iterator[Fault]:
     """Rules that need the number of ranks."""
     parallel, data = config.trainer.parallel, config.data
     copy = parallel.model_ranks
@@ -100,7 +117,7 @@ def world_faults(config: MainConfig, world_size: int) -> Iterator[Fault]:
         yield from _fsdp_faults(config, copies)
 
 
-def _fsdp_faults(config: MainConfig, copies: int) -> Iterator[Fault]:
+def _fsdp_faults(config: Sections, copies: int) -> Iterator[Fault]:
     """Rows of every matrix are shared out, and a checkpoint describes equal shares."""
     model, tokenizer = config.model, config.data.tokenizer
     vocabulary, pad = tokenizer.vocabulary_size, model.pad_vocabulary_to
@@ -128,19 +145,19 @@ def _fsdp_faults(config: MainConfig, copies: int) -> Iterator[Fault]:
             )
 
 
-def _heads_divide_by_tensor(config: MainConfig) -> Iterator[Fault]:
+def _heads_divide_by_tensor(config: Sections) -> Iterator[Fault]:
     yield from _splits(config, "heads", config.model.heads, "tensor")
 
 
-def _ffn_divides_by_tensor(config: MainConfig) -> Iterator[Fault]:
+def _ffn_divides_by_tensor(config: Sections) -> Iterator[Fault]:
     yield from _splits(config, "ffn", config.model.ffn, "tensor")
 
 
-def _layers_divide_by_pipeline(config: MainConfig) -> Iterator[Fault]:
+def _layers_divide_by_pipeline(config: Sections) -> Iterator[Fault]:
     yield from _splits(config, "layers", config.model.layers, "pipeline")
 
 
-def _layers_divide_by_interleaved_stages(config: MainConfig) -> Iterator[Fault]:
+def _layers_divide_by_interleaved_stages(config: Sections) -> Iterator[Fault]:
     parallel, layers = config.trainer.parallel, config.model.layers
     stages = parallel.pipeline * parallel.interleave
     if layers % parallel.pipeline == 0 and layers % stages:
@@ -154,7 +171,7 @@ def _layers_divide_by_interleaved_stages(config: MainConfig) -> Iterator[Fault]:
         )
 
 
-def _splits(config: MainConfig, name: str, size: int, axis: str) -> Iterator[Fault]:
+def _splits(config: Sections, name: str, size: int, axis: str) -> Iterator[Fault]:
     """A size of the model that ranks along an axis share evenly."""
     ranks: int = getattr(config.trainer.parallel, axis)
     if size % ranks:
@@ -165,7 +182,7 @@ def _splits(config: MainConfig, name: str, size: int, axis: str) -> Iterator[Fau
         )
 
 
-def _common_size(config: MainConfig, axis: str) -> int:
+def _common_size(config: Sections, axis: str) -> int:
     """A size whose divisors split everything that an axis splits, so that following one advice breaks no other rule."""
     model, vocabulary = config.model, config.data.tokenizer.vocabulary_size
     if axis == "pipeline":
@@ -174,7 +191,7 @@ def _common_size(config: MainConfig, axis: str) -> int:
     return math.gcd(model.heads, model.ffn, rows)
 
 
-def _vocabulary_divides_by_tensor(config: MainConfig) -> Iterator[Fault]:
+def _vocabulary_divides_by_tensor(config: Sections) -> Iterator[Fault]:
     pad, tensor = config.model.pad_vocabulary_to, config.trainer.parallel.tensor
     size = config.data.tokenizer.vocabulary_size
     rows = pad if size is None else config.model.padded_vocabulary_size(size)
@@ -188,7 +205,7 @@ def _vocabulary_divides_by_tensor(config: MainConfig) -> Iterator[Fault]:
         )
 
 
-def _packs_divide_by_tensor_with_sequence_parallelism(config: MainConfig) -> Iterator[Fault]:
+def _packs_divide_by_tensor_with_sequence_parallelism(config: Sections) -> Iterator[Fault]:
     parallel, tokens = config.trainer.parallel, config.data.microbatch_tokens
     if parallel.sequence and tokens is not None and tokens % parallel.tensor:
         yield Fault(
@@ -199,7 +216,7 @@ def _packs_divide_by_tensor_with_sequence_parallelism(config: MainConfig) -> Ite
         )
 
 
-def _validation_has_cells(config: MainConfig) -> Iterator[Fault]:
+def _validation_has_cells(config: Sections) -> Iterator[Fault]:
     every = config.trainer.validation.every
     if every is not None and config.data.split.validation == 0.0:
         yield Fault(
@@ -209,7 +226,7 @@ def _validation_has_cells(config: MainConfig) -> Iterator[Fault]:
         )
 
 
-def _names_of_validation_splits_are_free(config: MainConfig) -> Iterator[Fault]:
+def _names_of_validation_splits_are_free(config: Sections) -> Iterator[Fault]:
     for split in config.trainer.validation.splits:
         if split.name in config.model.task.objectives:
             yield Fault(
@@ -219,7 +236,7 @@ def _names_of_validation_splits_are_free(config: MainConfig) -> Iterator[Fault]:
             )
 
 
-def _what_moves_ends_within_the_run(config: MainConfig) -> Iterator[Fault]:
+def _what_moves_ends_within_the_run(config: Sections) -> Iterator[Fault]:
     data, run = config.data, config.trainer.max_steps
     if not isinstance(data, CellsConfig) or run is None:
         return
@@ -234,7 +251,7 @@ def _what_moves_ends_within_the_run(config: MainConfig) -> Iterator[Fault]:
             )
 
 
-def _labels_are_of_cells(config: MainConfig) -> Iterator[Fault]:
+def _labels_are_of_cells(config: Sections) -> Iterator[Fault]:
     """Labels are columns of obs, which sequences do not have."""
     labelled = [name for name, task in config.model.task.objectives.items() if isinstance(task, CellTask)]
     if labelled and isinstance(config.data, SequencesConfig):
@@ -249,7 +266,7 @@ FP8_WIDTHS = {"current": 16, "delayed": 16, "mxfp8": 32, "block": 128}
 """Widths of matrices are multiples of this. Source: Transformer Engine's alignment, and the blocks of each recipe."""
 
 
-def _fp8_takes_the_widths(config: MainConfig) -> Iterator[Fault]:
+def _fp8_takes_the_widths(config: Sections) -> Iterator[Fault]:
     trainer, model = config.trainer, config.model
     if trainer.precision != "fp8":
         return
@@ -265,7 +282,7 @@ def _fp8_takes_the_widths(config: MainConfig) -> Iterator[Fault]:
             )
 
 
-def _fp8_keeps_layers_of_one_stage(config: MainConfig) -> Iterator[Fault]:
+def _fp8_keeps_layers_of_one_stage(config: Sections) -> Iterator[Fault]:
     trainer = config.trainer
     stage = config.model.layers // trainer.parallel.pipeline
     for name in ("first_bf16", "last_bf16"):
@@ -279,7 +296,7 @@ def _fp8_keeps_layers_of_one_stage(config: MainConfig) -> Iterator[Fault]:
             )
 
 
-def _precision_fits_the_layout(config: MainConfig) -> Iterator[Fault]:
+def _precision_fits_the_layout(config: Sections) -> Iterator[Fault]:
     """Combinations that nothing here makes right."""
     precision, parallel = config.trainer.precision, config.trainer.parallel
     if parallel.fsdp and precision in ("fp16", "fp8"):
@@ -297,7 +314,7 @@ def _precision_fits_the_layout(config: MainConfig) -> Iterator[Fault]:
         )
 
 
-def _memory_is_not_probed_under_fsdp(config: MainConfig) -> Iterator[Fault]:
+def _memory_is_not_probed_under_fsdp(config: Sections) -> Iterator[Fault]:
     if config.trainer.parallel.fsdp and config.trainer.on_fault.probe_memory is True:
         yield Fault(
             "trainer.faults.probe_memory",
@@ -307,7 +324,7 @@ def _memory_is_not_probed_under_fsdp(config: MainConfig) -> Iterator[Fault]:
         )
 
 
-RULES: tuple[Callable[[MainConfig], Iterator[Fault]], ...] = (
+RULES: tuple[Callable[[Sections], Iterator[Fault]], ...] = (
     _what_moves_ends_within_the_run,
     _names_of_validation_splits_are_free,
     _heads_divide_by_tensor,

@@ -8,28 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import Any, Self
 
-from pydantic import Field
-
-from scmf.core.config import Config
 from scmf.core.errors import ConfigError
-from scmf.train.metric_names import MetricAlias
 from scmf.train.schedule import PlateauConfig
-
-if TYPE_CHECKING:
-    from scmf.train.config import TrainerConfig
-
-
-class EarlyStopConfig(Config):
-    """When a run ends before its last step: the held-out loss has stopped falling."""
-
-    metric: Annotated[str, MetricAlias] = "val/loss"
-    """Loss in metrics.jsonl, or an alias such as val_loss: val/loss, val/ema_loss (averaged weights), val/NAME/loss."""
-    patience: Annotated[int, Field(ge=1, le=1_000_000)]
-    """Validations in a row without a lower loss, after which the run saves and ends."""
-    min_delta: Annotated[float, Field(ge=0.0)] = 0.0
-    """A loss has to be lower than the lowest by more than this to count, nats."""
+from scmf.train.trainer_config import TrainerConfig
+from scmf.train.validation_config import EarlyStopConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The `validate` section: when, on which cells, and which number decides. Values only."""
+"""`validate` and `early_stop`: when, on which cells, and which number decides. Values only."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from scmf.core.config import Config
 from scmf.core.config_fault import Fault
 from scmf.core.near_word import nearest
 from scmf.core.text import counted
+from scmf.train.metric_names import MetricAlias
 
 Steps = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Text = Annotated[str, Field(min_length=1)]
@@ -79,6 +80,17 @@ class ValidateConfig(Config):
         """
         named = (f"val/{split.name}/loss" for split in self.splits)
         return ("val/loss", *(("val/ema_loss",) if average else ()), *named)
+
+
+class EarlyStopConfig(Config):
+    """When a run ends before its last step: the held-out loss has stopped falling."""
+
+    metric: Annotated[str, MetricAlias] = "val/loss"
+    """Loss in metrics.jsonl, or an alias such as val_loss: val/loss, val/ema_loss (averaged weights), val/NAME/loss."""
+    patience: Annotated[int, Field(ge=1, le=1_000_000)]
+    """Validations in a row without a lower loss, after which the run saves and ends."""
+    min_delta: Annotated[float, Field(ge=0.0)] = 0.0
+    """A loss has to be lower than the lowest by more than this to count, nats."""
 
 
 def metric_fault(key: str, metric: str, known: Sequence[str]) -> Iterator[Fault]:
