@@ -2,7 +2,7 @@
 
 Run by bench_peers.py with the Python of the peer's environment; imports nothing of scmf. Every peer does what its
 documentation shows, in one process: random batches of 64 cells as it hands them out, and the same cells as masked
-rank tokens, for which all peers share the NumPy code below. CPU time is the process's, all threads together.
+rank tokens, for which all peers but one share the NumPy code below. CPU time is the process's, all threads together.
 """
 
 from __future__ import annotations
@@ -39,11 +39,13 @@ class Peer(ABC):
     Args:
         source: the file.
         work: folder for what the peer makes of it.
+        medians: (n_genes,) median of each gene's scaled counts, 0 where it was never met.
     """
 
-    def __init__(self, source: Path, work: Path) -> None:
+    def __init__(self, source: Path, work: Path, medians: Array) -> None:
         self.source = source
         self.work = work
+        self.medians = medians
 
     def convert(self) -> bool:
         """Make the peer's own format; False where it reads h5ad as it is."""
@@ -61,6 +63,10 @@ class Peer(ABC):
     def rows(self, batch: Any) -> Rows:
         """A batch as CSR arrays."""
         return _csr(batch)
+
+    def masked(self, batch: Any, inverse: Array, rng: np.random.Generator) -> object:
+        """A batch as masked rank tokens: by the NumPy code of this file, where the peer has no way of its own."""
+        return masked_batch(self.rows(batch), inverse, rng)
 
     def files(self) -> list[Path]:
         """What to drop from memory before a cold measurement."""
@@ -195,17 +201,89 @@ class HfDatasets(Peer):
         return [p for p in (self.work / "arrow").rglob("*") if p.is_file()]
 
 
+class HfTokens(HfDatasets):
+    """Geneformer's way with Hugging Face's own parts: rank tokens made once, then a collator that pads and masks.
+
+    What is read at random is an arrow table with one list of tokens a cell, by `DataCollatorForLanguageModeling`,
+    as its Trainer does; the ranks themselves cost nothing here, because they were made with the table.
+    """
+
+    def __init__(self, source: Path, work: Path, medians: Array) -> None:
+        super().__init__(source, work, medians)
+        self._collate: Callable[[list[dict[str, Any]]], object] | None = None
+
+    @override
+    def convert(self) -> bool:
+        """Make the peer's own format."""
+        from datasets import Dataset
+
+        cache, keys = str(self.work / "cache"), {"source": str(self.source), "inverse": inverse_of(self.medians)}
+        Dataset.from_generator(tokens_of, cache_dir=cache, gen_kwargs=keys).save_to_disk(str(self.work / "arrow"))
+        return True
+
+    @override
+    def batches(self, cells: Array) -> Iterator[Any]:
+        """Batches as the peer hands them out: as Python lists, which its collator takes."""
+        from datasets import load_from_disk
+
+        dataset = load_from_disk(str(self.work / "arrow"))
+        for ids in cells:
+            yield dataset.__getitems__(ids.tolist())
+
+    @override
+    def masked(self, batch: Any, inverse: Array, rng: np.random.Generator) -> object:
+        """A batch as masked rank tokens, by the peer's collator."""
+        if self._collate is None:
+            self._collate = _hf_collator(len(inverse))
+        return self._collate(batch)
+
+
+def tokens_of(source: str, inverse: Array) -> Iterator[dict[str, Array]]:
+    """Rank tokens of the cells of an h5ad file, one by one."""
+    for cell in cells_of(source):
+        yield {"input_ids": rank(cell["counts"], cell["genes"], inverse).astype(np.int32)}
+
+
+def _hf_collator(n_genes: int) -> Callable[[list[dict[str, Any]]], object]:
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast
+
+    pad, mask = "<pad>", "<mask>"
+    words = {pad: 0, mask: _MASK} | {f"g{i}": _FIRST_GENE + i for i in range(n_genes)}
+    model = Tokenizer(WordLevel(words, unk_token=pad))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=model, pad_token=pad, mask_token=mask)
+    collator: Callable[[list[dict[str, Any]]], object] = DataCollatorForLanguageModeling(
+        tokenizer, mlm_probability=_SELECT
+    )
+    return collator
+
+
 PEERS: Final[dict[str, type[Peer]]] = {
     "backed h5ad": Backed,
     "AnnLoader": AnnLoaderPeer,
     "scDataset": ScDatasetPeer,
     "BioNeMo SCDL": Scdl,
     "HF datasets": HfDatasets,
+    "HF, tokens made before": HfTokens,
 }
 
 
 def _csr(matrix: Any) -> Rows:
     return matrix.indptr, matrix.indices, matrix.data
+
+
+def inverse_of(medians: Array) -> Array:
+    """(n_genes,) float32, one over each median; huge for a gene that was never met."""
+    return (1 / np.maximum(medians, np.finfo(np.float32).tiny)).astype(np.float32)
+
+
+def rank(counts: Array, genes: Array, inverse: Array) -> Array:
+    """Tokens of a cell, the gene highest above its median first."""
+    value = counts.astype(np.float32)
+    # One sort a cell: NumPy sorts two thousand float32 with vector instructions, which no sort over all cells does.
+    order = np.argsort(-(value / value.sum() * inverse[genes]))[:SEQ_LENGTH]
+    return genes[order] + _FIRST_GENE
 
 
 def masked_batch(rows: Rows, inverse: Array, rng: np.random.Generator) -> tuple[Array, Array]:
@@ -223,11 +301,9 @@ def masked_batch(rows: Rows, inverse: Array, rng: np.random.Generator) -> tuple[
     ids = np.zeros((len(indptr) - 1, SEQ_LENGTH), np.int64)
     width = 1
     for row, (a, b) in enumerate(itertools.pairwise(indptr.tolist())):
-        value, gene = counts[a:b].astype(np.float32), genes[a:b]
-        # One sort a cell: NumPy sorts two thousand float32 with vector instructions, which no sort over all cells does.
-        order = np.argsort(-(value / value.sum() * inverse[gene]))[:SEQ_LENGTH]
-        ids[row, : len(order)] = gene[order] + _FIRST_GENE
-        width = max(width, len(order))
+        tokens = rank(counts[a:b], genes[a:b], inverse)
+        ids[row, : len(tokens)] = tokens
+        width = max(width, len(tokens))
     ids = ids[:, :width]
     chance = rng.random(ids.shape, np.float32)
     labels = np.full(ids.shape, -100, np.int64)
@@ -241,7 +317,7 @@ def masked_batch(rows: Rows, inverse: Array, rng: np.random.Generator) -> tuple[
     return flat.reshape(ids.shape), labels
 
 
-def measure(peer: Peer, n_cells: int, *, seconds: float, medians: Array) -> dict[str, float]:
+def measure(peer: Peer, n_cells: int, *, seconds: float) -> dict[str, float]:
     """Everything that is measured of one peer, in cells a CPU-second; `cold` in cells a second by the clock."""
     found: dict[str, float] = {}
     begin, clock = time.process_time(), time.monotonic()
@@ -257,8 +333,8 @@ def measure(peer: Peer, n_cells: int, *, seconds: float, medians: Array) -> dict
     for _ in zip(once, peer.batches(once), strict=False):
         pass  # everything is in memory now
     found["random"] = _rate(peer.batches(cells), lambda batch: batch, seconds)
-    inverse = (1 / np.maximum(medians, np.finfo(np.float32).tiny)).astype(np.float32)
-    found["masked"] = _rate(peer.batches(cells), lambda b: masked_batch(peer.rows(b), inverse, rng), seconds)
+    inverse = inverse_of(peer.medians)
+    found["masked"] = _rate(peer.batches(cells), lambda batch: peer.masked(batch, inverse, rng), seconds)
     return found
 
 
@@ -295,8 +371,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=5)
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    peer = PEERS[options.peer](options.source, options.work)
-    found = measure(peer, options.cells, seconds=options.seconds, medians=np.load(options.medians))
+    peer = PEERS[options.peer](options.source, options.work, np.load(options.medians))
+    found = measure(peer, options.cells, seconds=options.seconds)
     print(json.dumps(found))
     return 0
 
