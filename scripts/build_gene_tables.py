@@ -18,8 +18,9 @@ from pathlib import Path
 
 from build_vocabularies import read_dictionary
 
+from scmf.data.ensembl import NamedSpecies
 from scmf.data.gene_names import is_excel_date
-from scmf.data.genes import SHIPPED, Gene, GeneTable, NamedSpecies
+from scmf.data.genes import SHIPPED, Gene, GeneTable
 from scmf.data.orthologs import OrthologPair, Orthologs
 
 GENCODE = (

@@ -9,7 +9,8 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from scmf.data.genes import NAMED_SPECIES, GeneTable, load_gene_table
+from scmf.data.ensembl import NAMED_SPECIES
+from scmf.data.genes import GeneTable, load_gene_table
 from scmf.data.orthologs import load_orthologs
 from scmf.data.store import CellStore
 from scmf.data.vocabulary import Vocabulary

@@ -12,9 +12,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
-from scmf.data.genes import ENSEMBL, SPECIES_CODES, GeneTable, NamedSpecies
+from scmf.data.ensembl import ENSEMBL, SPECIES_CODES, NamedSpecies
 
 How = Literal[
     "own-table",
@@ -124,8 +124,41 @@ class GeneMapping:
         return f"{self.kept:,} of {len(self.given):,} names ({share:.1%}) have an Ensembl id: {ways}"
 
 
-def map_names(table: GeneTable, names: Sequence[str]) -> GeneMapping:
-    """Find the id of every name; see `GeneTable.map`."""
+class KnownNames(Protocol):
+    """What a gene table knows of names; see scmf.data.genes.GeneTable."""
+
+    @property
+    def species(self) -> NamedSpecies:
+        """Of all its genes."""
+        ...
+
+    @property
+    def by_symbol(self) -> Mapping[str, tuple[str, ...]]:
+        """Ids of each current symbol, spelt as the annotation does."""
+        ...
+
+    @property
+    def by_upper_symbol(self) -> Mapping[str, tuple[str, ...]]:
+        """Ids of each current symbol in upper case."""
+        ...
+
+    @property
+    def aliases(self) -> Mapping[str, tuple[str, ...]]:
+        """Current ids that an alias in upper case may mean."""
+        ...
+
+    @property
+    def retired(self) -> Mapping[str, str]:
+        """The current id that stands for one that no longer is."""
+        ...
+
+    def __contains__(self, gene_id: object) -> bool:
+        """Whether this is a current id."""
+        ...
+
+
+def map_names(table: KnownNames, names: Sequence[str]) -> GeneMapping:
+    """Find the id of every name; see `scmf.data.genes.GeneTable.map`."""
     given = tuple(names)
     there = {bare_name(name) for name in given}
     found = {name: _match(name, table, there) for name in set(given)}
@@ -157,7 +190,7 @@ def bare_name(name: str) -> str:
     return _ASSEMBLY.sub("", name.strip())
 
 
-def _match(name: str, table: GeneTable, there: set[str]) -> Match:
+def _match(name: str, table: KnownNames, there: set[str]) -> Match:
     bare = bare_name(name)
     if bare in _MISSING:
         return Match("", "empty")
@@ -174,7 +207,7 @@ def _match(name: str, table: GeneTable, there: set[str]) -> Match:
     )
 
 
-def _match_id(name: str, table: GeneTable) -> Match | None:
+def _match_id(name: str, table: KnownNames) -> Match | None:
     match = ENSEMBL.match(name)
     if match is None:
         return None
@@ -188,7 +221,7 @@ def _match_id(name: str, table: GeneTable) -> Match | None:
     return Match(gene, "exact" if gene == name else "version-stripped")
 
 
-def _match_symbol(name: str, table: GeneTable) -> Match | None:
+def _match_symbol(name: str, table: KnownNames) -> Match | None:
     return _one_of(table.by_symbol.get(name, ()), "exact")
 
 
@@ -196,13 +229,13 @@ def _match_date(name: str) -> Match | None:
     return Match("", "spreadsheet-date") if is_excel_date(name) else None
 
 
-def _match_embedded(name: str, table: GeneTable) -> Match | None:
+def _match_embedded(name: str, table: KnownNames) -> Match | None:
     match = _EMBEDDED.search(name)
     inner = _match_id(match.group(), table) if match else None
     return Match(inner.id, "embedded-id") if inner and inner.id else inner
 
 
-def _match_other_spelling(name: str, table: GeneTable) -> Match | None:
+def _match_other_spelling(name: str, table: KnownNames) -> Match | None:
     upper = name.upper()
     symbol = _one_of(table.by_upper_symbol.get(upper, ()), "case")
     if symbol is not None:
@@ -213,7 +246,7 @@ def _match_other_spelling(name: str, table: GeneTable) -> Match | None:
     return Match(genes[0], "alias") if genes else None
 
 
-def _match_repeat(name: str, table: GeneTable, there: set[str]) -> Match | None:
+def _match_repeat(name: str, table: KnownNames, there: set[str]) -> Match | None:
     base = _SUFFIX.sub("", name)
     if base == name or base not in there:
         return None

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from scmf.data.ensembl import ENSEMBL, SPECIES_CODES, NamedSpecies
 from scmf.data.gene_names import assembly_of, bare_name
-from scmf.data.genes import ENSEMBL, SPECIES_CODES, GeneTable, NamedSpecies, load_gene_table
+from scmf.data.genes import GeneTable, load_gene_table
 
 LEAST_SHARE: Final = 0.25
 """Of the names, at least so many are symbols of the species. Raw counts of 10x with the names of 2017 have 62%."""

@@ -8,32 +8,22 @@ checked when they are read. The rules by which a name is mapped are in `scmf.dat
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 
 import pyarrow as pa
 
 from scmf.core.errors import VocabularyError
 from scmf.data.artefact import fingerprint_of, read_artefact, write_artefact
-
-if TYPE_CHECKING:
-    from scmf.data.gene_names import GeneMapping
+from scmf.data.ensembl import ENSEMBL, NAMED_SPECIES, SPECIES_CODES, NamedSpecies
+from scmf.data.gene_names import GeneMapping, map_names
 
 SCHEMA: Final = "scmf-genes/1"
 SHIPPED: Final = Path(__file__).parent / "gene_tables"
-
-ENSEMBL: Final = re.compile(r"^(ENS([A-Z]{0,6})G\d{11})(\.\d+)?(_PAR_Y)?$")
-"""Stable id, species code (none for human, MUS for mouse), version, and GENCODE's mark of the Y copy."""
-
-NamedSpecies = Literal["human", "mouse"]
-NAMED_SPECIES: Final[tuple[NamedSpecies, ...]] = ("human", "mouse")
-"""Species with a table of names."""
-SPECIES_CODES: Final[Mapping[str, NamedSpecies]] = {"": "human", "MUS": "mouse"}
 
 
 class Gene(NamedTuple):
@@ -114,8 +104,6 @@ class GeneTable:
         Returns:
             (n,) ids, "" where there is none, and how each was found. Nothing is guessed in silence.
         """
-        from scmf.data.gene_names import map_names
-
         return map_names(self, names)
 
     def save(self, path: str | Path) -> None:
@@ -147,12 +135,6 @@ def load_gene_table(species: str) -> GeneTable:
             fix=f"use one of {', '.join(NAMED_SPECIES)}; data of other species needs Ensembl ids",
         )
     return GeneTable.load(SHIPPED / f"{species}.parquet")
-
-
-def species_of(gene_id: str) -> Literal["human", "mouse", "other"]:
-    """Species of an Ensembl id."""
-    match = ENSEMBL.match(gene_id)
-    return SPECIES_CODES.get(match.group(2), "other") if match else "other"
 
 
 def _group(pairs: Any) -> dict[str, tuple[str, ...]]:

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy.typing as npt
 
+from scmf.data.ensembl import ENSEMBL, NAMED_SPECIES, NamedSpecies, species_of
 from scmf.data.gene_names import Match
 from scmf.data.gene_species import NameSurvey, survey_names
-from scmf.data.genes import ENSEMBL, NAMED_SPECIES, NamedSpecies, load_gene_table, species_of
+from scmf.data.genes import load_gene_table
 from scmf.data.ingest.findings import refuse
 from scmf.data.ingest.name_table import NameTable, read_name_table
 from scmf.data.ingest.source_genes import ColumnOrigin, GeneWishes, SourceGenes

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from scmf.core.errors import InputError
+from scmf.data.ensembl import ENSEMBL, SPECIES_CODES, species_of
 from scmf.data.gene_names import How
-from scmf.data.genes import ENSEMBL, SPECIES_CODES, species_of
 from scmf.data.ingest.findings import refuse
 from scmf.data.ingest.source_genes import ColumnOrigin, GeneWishes, SourceGenes
 from scmf.data.ingest.table import Table

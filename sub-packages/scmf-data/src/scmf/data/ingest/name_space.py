@@ -7,8 +7,8 @@ import re
 from collections.abc import Sequence
 from typing import Final, Literal
 
+from scmf.data.ensembl import ENSEMBL
 from scmf.data.gene_names import assembly_of, bare_name
-from scmf.data.genes import ENSEMBL
 
 NameSpace = Literal["ensembl", "transcript", "probe", "prefixed", "row number", "entrez", "barcode", "symbol", "empty"]
 

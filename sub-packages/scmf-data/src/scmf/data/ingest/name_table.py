@@ -13,7 +13,7 @@ from pathlib import Path
 
 from scmf.core.errors import InputError
 from scmf.core.text import counted
-from scmf.data.genes import ENSEMBL
+from scmf.data.ensembl import ENSEMBL
 
 
 @dataclass(frozen=True, slots=True)
