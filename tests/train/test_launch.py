@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from scmf.core.errors import MachineError
-from scmf.train.launch import free_port, under_launcher
+from scmf.train.launch import PORTS, free_port, under_launcher
 from scmf.train.world import read_environment
 from support.command import command, curve, environment, last_step, run, succeed, three_lines
 from support.real import real_config, write_config
@@ -151,6 +152,59 @@ def test_a_slurm_step_on_two_nodes_starts_the_same_run(config, own, tmp_path):
     port = free_port()
     assert [process.wait(timeout=240) for process in [step(0), step(1)]] == [0, 0]
     assert curve(tmp_path / "run") == curve(own)
+
+
+SLURM_STEP = {"SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "7123456"}
+
+
+def place_in_a_step(monkeypatch, **changes):
+    """What a task of a Slurm step takes from its environment."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "")  # so that what is set below is taken back
+        monkeypatch.delenv(name)
+    for name, value in (SLURM_STEP | changes).items():
+        monkeypatch.setenv(name, value)
+    read_environment()
+    return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("127.0.0.[1-2]", "127.0.0.1"),
+        ("127.0.[003,007-9].1,localhost", "127.0.003.1"),
+        ("127.[0-1].0.[4,6]", "127.0.0.4"),
+        ("localhost", "localhost"),
+        ("localhost,127.0.0.[1-2]", "localhost"),
+    ],
+)
+def test_ranks_of_a_slurm_step_meet_at_the_first_node_of_the_list_without_asking_slurm(nodes, first, monkeypatch):
+    assert place_in_a_step(monkeypatch, SLURM_STEP_NODELIST=nodes)[0] == first
+
+
+def test_a_node_that_nobody_can_find_is_refused_at_once(monkeypatch):
+    def nobody(*_):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", nobody)
+    with pytest.raises(MachineError, match=r"'scmf-nowhere003', and nothing here knows its address") as refused:
+        place_in_a_step(monkeypatch, SLURM_STEP_NODELIST="scmf-nowhere[003-005]")
+    assert "scontrol show node scmf-nowhere003" in refused.value.fix
+
+
+def test_two_steps_of_one_slurm_job_meet_at_different_ports_below_those_of_outgoing_connections(monkeypatch):
+    ports = {place_in_a_step(monkeypatch, SLURM_STEP_ID=step, SLURM_STEP_NODELIST="localhost")[1] for step in "012"}
+    assert len(ports) == 3
+    assert ports <= set(PORTS)
+
+
+def test_a_signal_before_the_first_step_ends_a_run_so_that_it_is_put_back(config, tmp_path):
+    (tmp_path / "early.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGUSR1)\n")
+    result = run("scmf-train", "--config", config, "data.kind=early.Cells", PYTHONPATH=str(tmp_path))
+    assert result.returncode == 75
+    assert result.stderr == (
+        "SIGUSR1 outside of the training steps: nothing to save, exit code 75; --resume auto goes on\n"
+    )
 
 
 def test_a_rank_that_fails_stops_the_others_and_says_why(config, tmp_path):

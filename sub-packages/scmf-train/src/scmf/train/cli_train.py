@@ -16,6 +16,7 @@ from scmf.train.bionemo_flags import TrainingParser
 from scmf.train.config import MainConfig, load_config
 from scmf.train.heap import share_heaps
 from scmf.train.launch import die_with_launcher, run_ranks, under_launcher
+from scmf.train.signals import end_when_asked
 
 _COUNTS = (".h5ad", ".h5", ".loom", ".mtx", ".gz", ".csv", ".tsv", ".zarr")
 _EXAMPLES = """\
@@ -26,7 +27,7 @@ examples:
   scmf-train --config cfg.yaml trainer.optimizer.lr=3e-4 trainer.devices=2
   scmf-train --config cfg.yaml -v trainer.profile="{start: 20, steps: 3}"
   torchrun --nnodes 2 --nproc-per-node 8 ... -m scmf.train.cli_train --config cfg.yaml
-Exit codes: 0 done; 1 an error, in three lines on stderr; 75 saved because a signal asked it to end (--resume auto).
+Exit codes: 0 done; 1 an error, in three lines on stderr; 75 a signal asked it to end, and it has saved (--resume auto).
 A config can name code (kind: my_package.MyConfig): run only configs that you trust.
 """
 
@@ -56,6 +57,7 @@ def train_command(argv: Sequence[str]) -> int:
             fix="leave out one of them; what a resume finds is checked at the resume, before anything is written",
         )
     die_with_launcher()
+    end_when_asked()
     share_heaps()
     _refuse_data(Path(options.config))
     config = load_config(

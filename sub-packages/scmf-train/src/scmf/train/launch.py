@@ -26,7 +26,8 @@ _LAST_WORDS_SECONDS = 5.0
 """Time in which ranks may end by themselves, and say why, after one has failed."""
 _WITH_ALL = (REQUEUE, HUNG)
 """Codes with which all ranks end by themselves: after a save that was asked for, or when none makes progress."""
-_PORTS = range(12_000, 32_000)
+PORTS = range(12_000, 32_000)
+"""Where ranks meet: below the ports that the system hands to outgoing connections."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -101,7 +102,7 @@ def free_port() -> int:
     Taken below the ports that the system hands to outgoing connections (from 32,768 on Linux, 49,152 elsewhere):
     one of those can be taken by anybody between this probe and the moment when rank 0 listens.
     """
-    candidates = SystemRandom().sample(_PORTS, 64)
+    candidates = SystemRandom().sample(PORTS, 64)
     for port in candidates:
         with socket.socket() as probe:
             try:
@@ -110,7 +111,7 @@ def free_port() -> int:
                 continue
             return port
     raise MachineError(
-        f"none of {len(candidates)} ports tried between {_PORTS[0]:,} and {_PORTS[-1]:,} is free",
+        f"none of {len(candidates)} ports tried between {PORTS[0]:,} and {PORTS[-1]:,} is free",
         where="127.0.0.1",
         fix="end the programs that hold them (`ss -ltn` lists them), or start the ranks with torchrun",
     )

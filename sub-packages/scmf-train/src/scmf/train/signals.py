@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from types import FrameType, TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 REQUEUE = 75
-"""Exit code of a run that has saved because it was asked to end and has steps left: sysexits' EX_TEMPFAIL."""
+"""Exit code of a run that was asked to end and has nothing left to save: sysexits' EX_TEMPFAIL."""
 
 ASKING = (signal.SIGTERM, signal.SIGUSR1)
+
+
+def end_when_asked() -> None:
+    """Have the signals end this process with REQUEUE wherever no `StopSignals` catches them: there is nothing to save.
+
+    Without it one that comes while Megatron is imported would end the run as a crash, which no scheduler puts back.
+    """
+    for number in ASKING:
+        signal.signal(number, _end)
+
+
+def _end(number: int, frame: FrameType | None) -> NoReturn:
+    del frame
+    name = signal.Signals(number).name
+    said = f"{name} outside of the training steps: nothing to save, exit code {REQUEUE}; --resume auto goes on\n"
+    os.write(2, said.encode())
+    os._exit(REQUEUE)  # leaving in order could wait for other ranks
 
 
 class StopSignals:

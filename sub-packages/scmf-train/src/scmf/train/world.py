@@ -6,7 +6,9 @@ Nothing here knows the model; `scmf.train.layout` divides these ranks into proce
 from __future__ import annotations
 
 import os
-import subprocess
+import re
+import shlex
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,9 +25,11 @@ from torch.distributed.rendezvous import rendezvous
 
 from scmf.core.errors import MachineError
 from scmf.model.device import local_device, use_device
-from scmf.train.launch import in_slurm_step
+from scmf.train.launch import PORTS, in_slurm_step
 
 TIMEOUT = timedelta(minutes=30)
+MEETING = timedelta(minutes=10)
+"""For all ranks to have come: what torchrun gives its agents. One that fails before it is there is not heard of."""
 LONGEST = timedelta(days=8)
 """For collectives that may wait for ever; NCCL and gloo need a number."""
 
@@ -83,7 +87,7 @@ def join_world(timeout: timedelta = TIMEOUT) -> Iterator[World]:
         raise MachineError(
             f"rank {world.rank} of {world.size} cannot reach the others: {str(error).splitlines()[0]}",
             where=f"MASTER_ADDR={os.environ.get('MASTER_ADDR')} MASTER_PORT={os.environ.get('MASTER_PORT')}",
-            fix="check that every node resolves that address and that the port is free",
+            fix="see whether a rank has failed before; check that every node reaches that address and the port is free",
         ) from error
     try:
         yield world
@@ -97,7 +101,7 @@ def _meeting_place(timeout: timedelta) -> Store:
     torchrun with a fixed address keeps its store when it starts the ranks again (seen with torch 2.13): addresses of
     ranks that are gone would be found there, so each start has names of its own.
     """
-    store, _, _ = next(rendezvous("env://", timeout=timeout))
+    store, _, _ = next(rendezvous("env://", timeout=min(timeout, MEETING)))
     store.set_timeout(timeout)
     return PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
@@ -148,20 +152,30 @@ def _take_slurm_step() -> None:
     os.environ["LOCAL_RANK"] = os.environ.get("SLURM_LOCALID", "0")
     # "4" or "4(x2),3": tasks a node, by node; the first entry holds for homogeneous jobs.
     os.environ["LOCAL_WORLD_SIZE"] = os.environ.get("SLURM_STEP_TASKS_PER_NODE", size).split("(")[0].split(",")[0]
-    os.environ.setdefault("MASTER_ADDR", _first_slurm_node())
-    os.environ.setdefault("MASTER_PORT", str(20_000 + int(os.environ.get("SLURM_JOB_ID", "0")) % 20_000))
+    if "MASTER_ADDR" not in os.environ:
+        os.environ["MASTER_ADDR"] = _first_slurm_node()
+    os.environ.setdefault("MASTER_PORT", str(_port_of_step()))
+
+
+def _port_of_step() -> int:
+    """A port that other jobs and other steps of this job are unlikely to have, below those of outgoing connections."""
+    job, step = (int(os.environ.get(f"SLURM_{of}_ID", "0")) for of in ("JOB", "STEP"))
+    return PORTS[(job + 7919 * step) % len(PORTS)]
 
 
 def _first_slurm_node() -> str:
-    nodes = os.environ.get("SLURM_STEP_NODELIST", "127.0.0.1")
-    if "[" not in nodes:
-        return nodes.split(",")[0]
+    """The first name of Slurm's list: gpu003 of gpu[003-005,007],login1. Not asked of Slurm: containers lack it.
+
+    Raises:
+        MachineError: nothing knows the address of that name.
+    """
+    name = re.sub(r"\[(\d+)[^\]]*\]", r"\1", os.environ.get("SLURM_STEP_NODELIST", "127.0.0.1")).split(",")[0]
     try:
-        listed = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
+        socket.getaddrinfo(name, None)
+    except OSError as error:
         raise MachineError(
-            f"cannot expand the node list {nodes!r}",
+            f"the first node of this step is {name!r}, and nothing here knows its address: {error.strerror}",
             where="SLURM_STEP_NODELIST",
-            fix="set MASTER_ADDR to the first node's name before srun",
+            fix=f"set MASTER_ADDR before srun, to what `scontrol show node {shlex.quote(name)}` has as NodeAddr",
         ) from error
-    return listed.stdout.split()[0]
+    return name
