@@ -62,6 +62,7 @@ def test_an_encoder_trains_on_ready_tokens_and_goes_on_where_it_was_cut(store, t
     assert "validation sequences; vocabulary geneformer-v1 (25,426 tokens)" in out
     assert "8 sequences a step" in out
     assert "order  random sequences" in out
+    assert (out.count(" sequences/s  "), out.count("cells/s")) == (6, 0)  # rates are of what the store has
     whole = metrics(tmp_path / "run")
     assert [line["step"] for line in whole] == [1, 2, 3, 4, 5, 6]
     assert whole[-1]["train/loss"] < whole[0]["train/loss"] - 0.3

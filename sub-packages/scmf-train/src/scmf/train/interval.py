@@ -54,7 +54,7 @@ class Interval:
         return rates | {f"time/{name}": spent for name, spent in seconds.items()}
 
 
-def step_line(step: int, total: int, numbers: Mapping[str, float], *, batch: int) -> list[str]:
+def step_line(step: int, total: int, numbers: Mapping[str, float], *, batch: int, noun: str) -> list[str]:
     """The parts of one line of the log.
 
     Args:
@@ -62,6 +62,7 @@ def step_line(step: int, total: int, numbers: Mapping[str, float], *, batch: int
         total: of the run.
         numbers: of metrics.jsonl at this step.
         batch: cells a step.
+        noun: what they are: cell, window or sequence.
     """
     parts = [f"step {step:,}/{total:,}"]
     if "train/loss" in numbers:
@@ -71,7 +72,7 @@ def step_line(step: int, total: int, numbers: Mapping[str, float], *, batch: int
             f"loss {numbers['train/loss']:.3f}",
             "left out: not finite" if skipped else f"|g| {numbers['train/grad_norm']:.2f}",
             f"lr {numbers['train/lr']:.1e}",
-            f"{numbers['speed/cells_per_s']:.1f} cells/s",
+            f"{numbers['speed/cells_per_s']:.1f} {noun}s/s",
             f"{numbers['speed/tokens_per_s'] / 1e3:.1f}k tok/s",
             *([f"MFU {numbers['speed/mfu']:.1%}"] if "speed/mfu" in numbers else []),
             f"data wait {numbers['speed/data_wait']:.1%}",

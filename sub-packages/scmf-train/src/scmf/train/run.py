@@ -86,7 +86,7 @@ def resolve(config: MainConfig, layout: Layout, max_steps: int) -> Resolved:
     refuse_memory_history(config.trainer.log.memory_history, device)
     return Resolved(
         precision=precision,
-        kernels=choose_kernels(),
+        kernels=choose_kernels(precision),
         device=device_name(layout.world.device),
         ranks=layout.world.size,
         replicas=layout.replicas,
@@ -181,7 +181,7 @@ def run(config: MainConfig, layout: Layout, *, resume: str | None) -> int:
         together(lambda: _note_end(trainer))
         if trainer.observer_stop is not None:
             console.say(f"an observer has ended the run at step {trainer.step:,}: {trainer.observer_stop}")
-        seen = f"{trainer.cells_seen:,} {trainer.stream.noun}s"
+        seen = counted(trainer.cells_seen, trainer.stream.noun)
         console.say(f"done: {counted(trainer.step, 'step')}, {seen}; the run is in {folder}", level=0)
         return 0
 

@@ -77,6 +77,9 @@ class Saver:
         self._crash: BaseException | None = None
         self.saved_step: int | None = None
         """Step of the last save that ended well."""
+        self.fault: RankFault | None = None
+        """Why the last save that has ended failed; None where it did not. The same on every rank."""
+        self._failed_in_a_row = 0
 
     def save(self, progress: Progress, *, stage: Callable[[], WriteShards], files: dict[str, bytes]) -> None:
         """Begin a save; collective. The save before has to have been waited for.
@@ -114,9 +117,27 @@ class Saver:
         if self._crash is not None:
             raise self._crash
         report, self._report = self._report, None
-        if report is not None and report.fault is None:
-            self.saved_step = report.step
+        if report is not None:
+            self._remember(report)
         return report
+
+    def _remember(self, report: SaveReport) -> None:
+        self.fault = report.fault
+        self._failed_in_a_row = 0 if report.fault is None else self._failed_in_a_row + 1
+        if report.fault is None:
+            self.saved_step = report.step
+
+    def failed_often(self, times: int) -> CheckpointError | None:
+        """The fault of the last save as the reason to stop a run; None where fewer in a row have failed.
+
+        Args:
+            times: saves in a row that may not all fail, >= 1.
+        """
+        if self.fault is None or self._failed_in_a_row < times:
+            return None
+        error = self.fault.error
+        what = f"{error.what} ({self._failed_in_a_row} saves in a row have failed)"
+        return CheckpointError(what, where=error.where, fix=error.fix)
 
     def _run(
         self, progress: Progress, write: WriteShards, files: dict[str, bytes], begun: float, staged: float
@@ -147,18 +168,6 @@ class Saver:
             with contextlib.suppress(OSError):
                 self._folder.discard(aside)
         return self._folder.named(progress.step), size, fault
-
-
-def failed_often(fault: RankFault, times: int) -> CheckpointError:
-    """The fault of a save as the reason to stop a run.
-
-    Args:
-        fault: of the last save.
-        times: saves in a row that have failed.
-    """
-    return CheckpointError(
-        f"{fault.error.what} ({times} saves in a row have failed)", where=fault.error.where, fix=fault.error.fix
-    )
 
 
 def _as_save(error: ScmfError | None) -> ScmfError | None:

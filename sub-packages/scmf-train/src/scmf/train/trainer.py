@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from scmf.core.batch import ReplacedCell, StepBatch
-from scmf.core.errors import CheckpointError, TrainingError
+from scmf.core.text import counted
 from scmf.data.lookahead import LookAhead
 from scmf.data.step_stream import Moving, StepStream
 from scmf.train import checkpoint
@@ -33,7 +33,7 @@ from scmf.train.profiler import Profiler
 from scmf.train.records import Records
 from scmf.train.rollback import Failure, give_way
 from scmf.train.run_directory import RunDirectory, versions
-from scmf.train.saver import Saver, SaveReport, failed_often
+from scmf.train.saver import Saver, SaveReport
 from scmf.train.seen_cells import SeenRecord
 from scmf.train.signals import StopSignals
 from scmf.train.stalls import Stalls, watches_validation
@@ -84,8 +84,6 @@ class Trainer:
         self.cells_seen = 0
         self.tally = Tally()
         self.stalls = Stalls()
-        self._failed_saves: list[SaveReport] = []
-        """Saves in a row that failed."""
         self.loss_average = LossAverage()
         self.meter: Meter | None = None
         """Counts FLOPs, where the devices' peak is known."""
@@ -181,7 +179,7 @@ class Trainer:
         self.watchdog.beat(f"step {self.step + 1:,}")
         with self.engine.clock.phase("data_wait"):
             batch, error = attempt(lambda: next(batches))
-        error = error or self._save_fault()
+        error = error or self.saver.failed_often(self.config.trainer.on_fault.failed_saves)
         bad = batch.replaced if batch is not None and self._leads_replica else ()
         heard = self._hear(batch, failed=error is not None, bad_cells=len(bad))
         if heard.failed:
@@ -245,7 +243,7 @@ class Trainer:
             self.records.write(lambda: metrics.write(self.step, numbers | user))
         if numbers:
             batch = self.config.data.global_batch_size
-            parts = step_line(self.step, self.engine.max_steps, numbers, batch=batch)
+            parts = step_line(self.step, self.engine.max_steps, numbers, batch=batch, noun=self.stream.noun)
             console.say("  ".join(parts))
             console.say(time_line(numbers), level=2)
             console.at(self.step, parts[1])
@@ -320,18 +318,9 @@ class Trainer:
         if report is None:
             return
         console.say(str(report)) if report.fault is None else console.warn(str(report))
-        self._failed_saves = [] if report.fault is None else [*self._failed_saves, report]
         self.records.save(report)
         if report.fault is None:
             self.observers.tell("on_checkpoint", lambda: checkpoint_event(report, **self._here()))
-
-    def _save_fault(self) -> TrainingError | CheckpointError | None:
-        """Why the run cannot go on without checkpoints; None while it can."""
-        failed = self._failed_saves
-        if len(failed) < self.config.trainer.on_fault.failed_saves:
-            return None
-        fault = failed[-1].fault
-        return None if fault is None else failed_often(fault, len(failed))
 
     def _leave_saved(self, console: Console) -> None:
         """Have a checkpoint of the present step on disk.
@@ -341,11 +330,10 @@ class Trainer:
         """
         self.watchdog.beat("the last checkpoint")
         self._hear_of_save(self.saver.wait(), console)
-        if self.saver.saved_step != self.step and not self._failed_saves:
+        if self.saver.saved_step != self.step and self.saver.fault is None:
             self._save(console)
             self._hear_of_save(self.saver.wait(), console)
-        if self._failed_saves:
-            stop_on(self._failed_saves[-1].fault)
+        stop_on(self.saver.fault)
 
     def resume(self, folder: Path, console: Console) -> None:
         """Go back to a checkpoint that has been checked: weights, optimizer, data position; collective."""
@@ -354,7 +342,7 @@ class Trainer:
         if self._first:
             self._drop_what_followed(console)
         console.say(
-            f"resumed at step {self.step:,} after {self.cells_seen:,} {self.stream.noun}s, from {folder}", level=0
+            f"resumed at step {self.step:,} after {counted(self.cells_seen, self.stream.noun)}, from {folder}", level=0
         )
         if progress.max_steps != self.engine.max_steps:
             console.say(f"max_steps was {progress.max_steps:,} and is {self.engine.max_steps:,}: the schedule follows")
