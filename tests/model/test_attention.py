@@ -9,6 +9,7 @@ from scmf.model.attention import PackedAttention, segment_attention
 from scmf.model.dropped_attention import Segments, drop_attention
 from support.alone import alone
 
+CPU = torch.device("cpu")
 LENGTHS = [5, 1, 17, 9]
 
 
@@ -39,7 +40,7 @@ def test_each_segment_attends_to_itself_alone(qkv, causal):
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_dropout_drops_weights_and_scales_what_is_left(qkv, causal):
-    segments = Segments(LENGTHS, 0.25, causal=causal)
+    segments = Segments(LENGTHS, 0.25, device=CPU, causal=causal)
     packed = drop_attention(*(t.float() for t in qkv), segments)
     drops = [drop for _, drop in segments.drawn(2)]
     parts = zip(*(t.float().split(LENGTHS) for t in qkv), drops, strict=True)
@@ -49,7 +50,7 @@ def test_dropout_drops_weights_and_scales_what_is_left(qkv, causal):
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_the_gradient_with_dropout_is_that_of_plain_attention(qkv, causal):
-    segments = Segments(LENGTHS, 0.25, causal=causal)
+    segments = Segments(LENGTHS, 0.25, device=CPU, causal=causal)
     inputs = [t.float().requires_grad_() for t in qkv]
     weight = torch.randn(sum(LENGTHS), 2, 8, generator=torch.Generator().manual_seed(2))
     ours = torch.autograd.grad((drop_attention(*inputs, segments) * weight).sum(), inputs)
@@ -62,16 +63,16 @@ def test_the_gradient_with_dropout_is_that_of_plain_attention(qkv, causal):
 
 @pytest.mark.parametrize("dropout", [0.02, 0.1, 0.5])
 def test_dropout_drops_the_share_it_is_asked_for(dropout):
-    drops = torch.cat([drop.flatten() for _, drop in Segments([300, 500], dropout).drawn(4)])
+    drops = torch.cat([drop.flatten() for _, drop in Segments([300, 500], dropout, device=CPU).drawn(4)])
     error = (dropout * (1 - dropout) / drops.numel()) ** 0.5
     assert abs(drops.double().mean().item() - dropout) < 4 * error + 1 / 65_536
 
 
 def test_equal_generator_states_drop_the_same_and_others_do_not():
     state = torch.get_rng_state()
-    first, second = Segments([64], 0.3), Segments([64], 0.3)
+    first, second = (Segments([64], 0.3, device=CPU) for _ in range(2))
     torch.set_rng_state(state)
-    again = Segments([64], 0.3)
+    again = Segments([64], 0.3, device=CPU)
     (one,), (two,), (three,) = ([d for _, d in s.drawn(1)] for s in (first, second, again))
     assert torch.equal(one, three)
     assert not torch.equal(one, two)

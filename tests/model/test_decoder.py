@@ -244,6 +244,8 @@ def test_rotary_positions_are_turned_by_the_fused_kernel_on_gpus_alone(monkeypat
     assert transformer_config(config, on_gpu=True, **place)["apply_rope_fusion"]
     assert not transformer_config(config, on_gpu=False, **place)["apply_rope_fusion"]
     assert not transformer_config(config.replace(positions="learned"), on_gpu=True, **place)["apply_rope_fusion"]
+    # The kernel is Transformer Engine's, and fp32 is computed without it.
+    assert not transformer_config(config, on_gpu=True, **place | {"precision": "fp32"})["apply_rope_fusion"]
 
 
 def test_an_encoder_may_have_rotary_positions_and_still_sees_both_ways():

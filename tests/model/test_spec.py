@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from scmf.core.errors import MachineError
+from scmf.model import spec
 from scmf.model.config import EncoderConfig
 from scmf.model.device import has_gpu
 from scmf.model.initial import draw_weights, global_names
@@ -99,10 +101,71 @@ def test_a_later_token_changes_an_earlier_one_so_nothing_is_causal():
 
 @pytest.mark.skipif(has_gpu(), reason="this machine has a GPU")
 def test_without_a_gpu_the_local_parts_are_chosen_and_transformer_engine_is_refused():
-    assert choose_kernels() == "local"
+    assert choose_kernels("bf16") == "local"
     with pytest.raises(MachineError, match="needs a CUDA device") as refused:
         transformer_engine_parts()
     assert "pip install" in refused.value.fix
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A machine that says it has a GPU with Transformer Engine, of which stand-ins are imported."""
+    monkeypatch.setattr(spec, "has_gpu", lambda: True)
+    monkeypatch.setattr(spec, "has_transformer_engine", lambda: True)
+    monkeypatch.setattr("megatron.core.extensions.transformer_engine", fake_te)
+    monkeypatch.setenv("NVTE_UNFUSED_ATTN", "")  # so that it is put back
+    monkeypatch.delenv("NVTE_UNFUSED_ATTN")
+    return monkeypatch
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp8", Fp8("current")])
+def test_a_gpu_computes_by_transformer_engine(gpu, precision):
+    assert choose_kernels(precision) == "te"
+    gpu.setattr(spec, "has_transformer_engine", lambda: False)
+    with pytest.raises(MachineError, match="a GPU but no Transformer Engine"):
+        choose_kernels(precision)
+
+
+def test_fp32_is_computed_by_the_local_parts_on_a_gpu_too_because_transformer_engine_would_take_tf32(gpu):
+    assert choose_kernels("fp32") == "local"
+    gpu.setattr(spec, "has_transformer_engine", lambda: False)
+    assert choose_kernels("fp32") == "local"
+
+
+def test_transformer_engine_may_take_its_unfused_attention_only_where_the_user_has_said_so(gpu):
+    assert transformer_engine_parts().attention is fake_te.TEDotProductAttention
+    assert os.environ["NVTE_UNFUSED_ATTN"] == "0"
+    gpu.setenv("NVTE_UNFUSED_ATTN", "1")
+    transformer_engine_parts()
+    assert os.environ["NVTE_UNFUSED_ATTN"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("said", "raised", "match"),
+    [
+        pytest.param(
+            "No dot product attention backend is available for the provided inputs.",
+            MachineError,
+            "no fused attention for packed cells",
+            id="no kernel",
+        ),
+        pytest.param("something else", ValueError, "something else", id="another mistake"),
+    ],
+)
+def test_attention_that_transformer_engine_refuses_is_told_with_the_way_out(said, raised, match):
+    class Refusing(fake_te.TEDotProductAttention):
+        def forward(self, *_, **__):
+            raise ValueError(said)
+
+    encoder = build(replace(te_parts_of(fake_te), attention=Refusing), "pre")
+    (pack, *_) = drawn_step(0, replica=0, replicas=1).microbatches
+    with pytest.raises(raised, match=match):
+        encoder(Pack.of(pack, torch.device("cpu")))
+
+
+def test_under_fsdp_weights_are_fp32_whatever_the_precision():
+    config = transformer_config(SIZES, layout=replace(alone().model, fsdp=True), precision="bf16", on_gpu=False)
+    assert (config.params_dtype, config.bf16) == (torch.float32, False)
 
 
 @pytest.mark.parametrize(

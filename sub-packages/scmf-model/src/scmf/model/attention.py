@@ -1,4 +1,4 @@
-"""Attention inside the segments of a pack, for machines without Transformer Engine.
+"""Attention inside the segments of a pack without Transformer Engine: on CPUs, and in fp32 on GPUs.
 
 In: queries, keys and values of a whole pack and the places where its segments meet. Out: the context of every
 token, from its own segment only, of which a causal model sees no later token.
@@ -44,7 +44,8 @@ def segment_attention(
         (T, A, E) context.
     """
     if dropout:
-        return drop_attention(query_TAE, key_TAE, value_TAE, Segments(lengths, dropout, causal=causal))
+        segments = Segments(lengths, dropout, device=query_TAE.device, causal=causal)
+        return drop_attention(query_TAE, key_TAE, value_TAE, segments)
     # split, not slicing: its backward is one concatenation instead of a T-long zero tensor a segment.
     queries, keys, values = (torch.split(t, list(lengths)) for t in (query_TAE, key_TAE, value_TAE))
     return torch.cat([_fused(q, k, v, causal=causal) for q, k, v in zip(queries, keys, values, strict=True)])

@@ -1,4 +1,4 @@
-"""Attention with dropout inside the segments of a pack, for CPUs, where torch has no fused kernel with dropout.
+"""Attention with dropout inside the segments of a pack, where torch has no fused kernel with dropout.
 
 In: queries, keys and values of a pack. Out: contexts. Nothing of size L x L is kept for the backward pass: the
 weights are computed again, and what was dropped is drawn again from the same seed. (Keeping them takes about
@@ -63,24 +63,27 @@ class _DroppedAttention(torch.autograd.Function):
 
 
 class Segments:
-    """Lengths of the segments and what is dropped in them, from a seed taken of torch's default generator.
+    """Lengths of the segments and what is dropped in them, from a seed taken of the device's default generator.
 
     Args:
         lengths: of the segments, summing to T.
         dropout: probability of dropping a weight, to 1/65,536.
+        device: of queries, keys and values; the host waits for a GPU here.
         causal: a token sees itself and the ones before it.
     """
 
-    def __init__(self, lengths: Sequence[int], dropout: float, *, causal: bool = False) -> None:
+    def __init__(self, lengths: Sequence[int], dropout: float, *, device: torch.device, causal: bool = False) -> None:
         self.lengths = lengths
         self.causal = causal
         self.scale = 1.0 / (1.0 - dropout)
         self._threshold = round(dropout * _LEVELS) - _LEVELS // 2
-        self._seed = int(torch.empty((), dtype=torch.int64).random_())
+        self._device = device
+        # Of the device: on a GPU the ranks' own random states are those of its generator.
+        self._seed = int(torch.empty((), dtype=torch.int64, device=device).random_())
 
     def drawn(self, heads: int) -> Iterator[tuple[slice, Tensor]]:
         """Rows of each segment and (A, L, L) bool of the weights dropped; the same at every call."""
-        generator = torch.Generator().manual_seed(self._seed)
+        generator = torch.Generator(self._device).manual_seed(self._seed)
         start = 0
         for length in self.lengths:
             yield slice(start, start + length), self._drop((heads, length, length), generator)
@@ -89,14 +92,16 @@ class Segments:
     def _drop(self, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
         # Four decisions a draw of 64 bits: drawing is most of the cost of dropout on a CPU.
         count = shape[0] * shape[1] * shape[2]
-        draws = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(1 << 63), None, generator=generator)
+        draws = torch.empty(-(-count // 4), dtype=torch.int64, device=self._device)
+        draws.random_(-(1 << 63), None, generator=generator)
         return (draws.view(torch.int16)[:count] < self._threshold).view(shape)
 
 
 def _weights(query_ALE: Tensor, key_ALE: Tensor, *, causal: bool) -> Tensor:
     scores_ALL = (query_ALE * query_ALE.size(-1) ** -0.5) @ key_ALE.transpose(1, 2)
     if causal:
-        scores_ALL.masked_fill_(torch.ones(scores_ALL.shape[1:], dtype=torch.bool).triu_(1), -math.inf)
+        later_LL = torch.ones(scores_ALL.shape[1:], dtype=torch.bool, device=scores_ALL.device).triu_(1)
+        scores_ALL.masked_fill_(later_LL, -math.inf)
     return torch.softmax(scores_ALL, -1, dtype=torch.float32).to(query_ALE.dtype)
 
 

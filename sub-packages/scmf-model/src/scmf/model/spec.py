@@ -7,6 +7,9 @@ Engine's modules.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,7 +17,7 @@ from torch import Tensor
 
 from scmf.core.errors import MachineError
 from scmf.model.attention import PackedAttention
-from scmf.model.device import has_transformer_engine
+from scmf.model.device import has_gpu, has_transformer_engine
 from scmf.model.megatron import (
     MLP,
     AttnMaskType,
@@ -31,6 +34,7 @@ from scmf.model.megatron import (
     get_bias_dropout_add,
 )
 from scmf.model.norm import LayerNorm
+from scmf.model.transformer_config import Arithmetic, Precision
 
 Kernels = Literal["local", "te"]
 NormPlace = Literal["pre", "post"]
@@ -80,21 +84,28 @@ class PostNormLayer(TransformerLayer):
         return hidden
 
 
-def choose_kernels() -> Kernels:
-    """Transformer Engine on a GPU, local parts on a CPU.
+def choose_kernels(precision: Precision | Arithmetic) -> Kernels:
+    """Transformer Engine on a GPU; local parts on a CPU, and in fp32.
+
+    Transformer Engine multiplies fp32 in TF32, which has ten bits after the point, and has no fused attention for it.
+    Source: its versions 2.8 to 2.20, cublaslt_gemm.cu and get_attention_backend.
+
+    Args:
+        precision: of the computation.
 
     Raises:
         MachineError: a GPU without Transformer Engine; training would be several times slower unnoticed.
     """
-    from scmf.model.device import has_gpu
-
-    if has_gpu() and not has_transformer_engine():
-        raise MachineError(
-            "this machine has a GPU but no Transformer Engine",
-            where="scmf.model.spec",
-            fix="pip install 'transformer-engine[pytorch]' (docs/gpu.md), or CUDA_VISIBLE_DEVICES= to run on the CPU",
-        )
-    return "te" if has_transformer_engine() else "local"
+    if precision == "fp32" or not has_gpu():
+        return "local"
+    if has_transformer_engine():
+        return "te"
+    raise MachineError(
+        "this machine has a GPU but no Transformer Engine",
+        where="scmf.model.spec",
+        fix="pip install 'transformer-engine[pytorch]' (docs/gpu.md), CUDA_VISIBLE_DEVICES= to run on the CPU, or "
+        "trainer.precision=fp32, which is slow",
+    )
 
 
 def local_parts() -> Parts:
@@ -120,9 +131,31 @@ def transformer_engine_parts() -> Parts:
             where="scmf.model.spec",
             fix="pip install 'transformer-engine[pytorch]' on a machine with a GPU (docs/gpu.md)",
         )
+    # Its attention without a fused kernel keeps segments x heads x longest x longest numbers: never taken unasked.
+    os.environ.setdefault("NVTE_UNFUSED_ATTN", "0")
     from megatron.core.extensions import transformer_engine as te
 
     return te_parts_of(te)
+
+
+@contextmanager
+def explained_attention() -> Iterator[None]:
+    """Tell what to change where Transformer Engine computes no attention for what it is asked.
+
+    Raises:
+        MachineError: in place of its ValueError.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if "No dot product attention backend" not in str(error):
+            raise
+        raise MachineError(
+            "Transformer Engine has no fused attention for packed cells on this GPU with these heads",
+            where="model.heads",
+            fix="below compute capability 9.0 (an A100) install flash-attn; else use heads of at most 128 numbers, a "
+            "multiple of 8; NVTE_UNFUSED_ATTN=1 takes the slow one (docs/gpu.md)",
+        ) from error
 
 
 def te_parts_of(te: Any) -> Parts:

@@ -28,7 +28,14 @@ from scmf.model.megatron import (
 from scmf.model.pack import Pack
 from scmf.model.positions import rotary_angles
 from scmf.model.recompute import recompute_feed_forwards
-from scmf.model.spec import Parts, choose_kernels, layer_spec, local_parts, transformer_engine_parts
+from scmf.model.spec import (
+    Parts,
+    choose_kernels,
+    explained_attention,
+    layer_spec,
+    local_parts,
+    transformer_engine_parts,
+)
 from scmf.model.task import SeveralTask
 from scmf.model.transformer_config import Arithmetic, ModelLayout, transformer_config
 
@@ -170,9 +177,10 @@ class Transformer(LanguageModule):
 
     def _layers(self, pack: Pack) -> Tensor:
         hidden = self.embedding(pack.input_ids, pack.positions) if self.pre_process else None
-        output: Tensor = self.block(
-            hidden, None, rotary_pos_emb=self._rotary_angles(pack), packed_seq_params=pack.packed_seq_params
-        )
+        with explained_attention():
+            output: Tensor = self.block(
+                hidden, None, rotary_pos_emb=self._rotary_angles(pack), packed_seq_params=pack.packed_seq_params
+            )
         return output
 
     def _rotary_angles(self, pack: Pack) -> Tensor | None:
@@ -200,21 +208,20 @@ def build_transformer(
     precision: Arithmetic,
     seed: int,
 ) -> Transformer:
-    """Build this rank's stage of a model, with its initial weights, on the CPU.
+    """Build this rank's stage of a model, with its initial weights; on a GPU parts of it are there already.
 
     Args:
         config: sizes, norms, dropout.
         vocabulary: sizes of the embeddings.
         groups: Megatron's ProcessGroupCollection.
         layout: tensor and pipeline sizes, equal to the groups' sizes; the stage's turn, and recomputation.
-        precision: of parameters and activations.
+        precision: of activations, and of parameters but for FSDP's.
         seed: of the initial weights, which depend on (seed, name) alone.
 
     Raises:
         MachineError: a GPU without Transformer Engine.
     """
-    kernels = choose_kernels()
-    parts = transformer_engine_parts() if kernels == "te" else local_parts()
+    parts = transformer_engine_parts() if choose_kernels(precision) == "te" else local_parts()
     megatron = transformer_config(config, layout=layout, precision=precision, on_gpu=has_gpu())
     model = Transformer(config, megatron=megatron, vocabulary=vocabulary, groups=groups, parts=parts, turn=layout.turn)
     if layout.recompute == "selective":

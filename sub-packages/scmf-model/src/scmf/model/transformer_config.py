@@ -73,6 +73,8 @@ class ModelLayout:
     sequence: bool = False
     recompute: Recompute = "none"
     """Activations that are computed again in the backward pass instead of being kept."""
+    fsdp: bool = False
+    """Weights are kept in fp32, whatever the precision, and rounded to it when a layer's are gathered."""
 
 
 RECOMPUTE: dict[Recompute, dict[str, Any]] = {
@@ -92,7 +94,7 @@ def transformer_config(config: BackboneConfig, *, layout: ModelLayout, precision
         precision: of parameters and activations; optimizer state and reductions are fp32 in either.
         on_gpu: use the fused kernels that exist on GPUs only.
     """
-    dtype = dtype_of(precision)
+    dtype = torch.float32 if layout.fsdp else dtype_of(precision)
     return TransformerConfig(
         num_layers=config.layers,
         hidden_size=config.hidden,
@@ -125,8 +127,9 @@ def transformer_config(config: BackboneConfig, *, layout: ModelLayout, precision
         bias_activation_fusion=False,
         masked_softmax_fusion=False,
         gradient_accumulation_fusion=False,
-        # Rotary positions of packed segments; the other way reads the segments' lengths back from the device.
-        apply_rope_fusion=on_gpu and config.positions == "rotary",
+        # Rotary positions of packed segments; the other way reads the segments' lengths back from the device. The
+        # kernel is Transformer Engine's, which fp32 does without.
+        apply_rope_fusion=on_gpu and precision != "fp32" and config.positions == "rotary",
         cuda_graph_scope=[],  # the default warns that it is deprecated
         **RECOMPUTE[layout.recompute],
         **(precision.settings if isinstance(precision, Fp8) else {}),

@@ -80,7 +80,7 @@ class Engine:
                 vocabulary=vocabulary,
                 groups=layout.groups,
                 layout=replace(layout.model, turn=turn),
-                precision="fp32" if sharded else self._arithmetic(),
+                precision=self._arithmetic(),
                 seed=trainer.seed,
             )
             for turn in range(layout.model.interleave)

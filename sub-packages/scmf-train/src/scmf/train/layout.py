@@ -65,6 +65,7 @@ def lay_out(world: World, parallel: ParallelConfig) -> Iterator[Layout]:
         interleave=parallel.interleave,
         sequence=parallel.sequence,
         recompute=parallel.recompute,
+        fsdp=parallel.fsdp,
     )
     try:
         yield Layout(world=world, model=model, groups=ProcessGroupCollection.use_mpu_process_groups())
