@@ -6,12 +6,32 @@ Megatron-Core is imported after Transformer Engine has been hidden where it cann
 
 from __future__ import annotations
 
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from scmf.model.device import hide_transformer_engine_without_gpu
+from scmf.model.device import hide_transformer_engine_without_gpu, uncompiled_without_gpu
+
+
+@contextmanager
+def _without_wandb() -> Iterator[None]:
+    """Keep Megatron's timers and inference, which scmf does not use, from importing W&B: 2 CPU-seconds a rank.
+
+    A run that asks for the mirror imports it itself (`scmf.train.wandb_mirror`).
+    """
+    if "wandb" in sys.modules:
+        yield
+        return
+    sys.modules["wandb"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules["wandb"]
+
 
 hide_transformer_engine_without_gpu()
-with warnings.catch_warnings():
+with warnings.catch_warnings(), _without_wandb(), uncompiled_without_gpu():
     warnings.simplefilter("ignore")
     from megatron.core import dist_checkpointing, tensor_parallel
     from megatron.core import parallel_state as mpu
