@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import re
 import shutil
 import sys
@@ -203,6 +204,25 @@ def test_processes_that_hang_die_or_babble_are_answers_too():
     assert ask("-c", "print('well')").failure == "it printed 'well\\n'"
     assert ask("-c", "raise SystemExit(3)").failure == "exit code 3 without a word"
     assert try_import("json", "no_such_module").startswith("ModuleNotFoundError")
+
+
+PARENT = """
+import pathlib, signal, subprocess, sys
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+signal.signal(signal.SIGTERM, lambda *_: child.kill())
+pathlib.Path(sys.argv[1]).write_text(str(child.pid))
+child.wait()
+"""
+
+
+def test_a_question_that_is_given_up_leaves_no_process_of_its_own_behind(tmp_path):
+    """As torchrun does, a process ends those that it has started when it is asked to, and cannot when it is killed."""
+    note, seconds = tmp_path / "pid", 1
+    while not (note.exists() and note.read_text()):  # a busy machine takes longer to start Python twice
+        assert ask("-c", PARENT, str(note), seconds=seconds).failure == f"no answer after {seconds} s"
+        seconds *= 2
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(note.read_text()), 0)
 
 
 def test_a_store_that_is_missing_or_slow_is_told(tmp_path, demo_store, monkeypatch):

@@ -11,10 +11,13 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 _SECONDS = 120.0
+_LAST_WORDS_SECONDS = 40.0
+"""torchrun gives its ranks 30 s to end before it kills them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +39,7 @@ def ask(*words: str, seconds: float = _SECONDS, **environment: str) -> Answer:
         environment: changes to this process's environment.
     """
     try:
-        done = subprocess.run(
-            [sys.executable, "-P", *words],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=seconds,
-            env={**os.environ, **environment},
-            check=False,
-        )
+        done = _run([sys.executable, "-P", *words], seconds, {**os.environ, **environment})
     except subprocess.TimeoutExpired:
         return Answer(failure=f"no answer after {seconds:.0f} s")
     except OSError as error:
@@ -55,6 +50,24 @@ def ask(*words: str, seconds: float = _SECONDS, **environment: str) -> Answer:
         return Answer(json.loads(done.stdout.splitlines()[-1]))
     except (IndexError, ValueError):
         return Answer(failure=f"it printed {done.stdout[-200:]!r}")
+
+
+def _run(words: list[str], seconds: float, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """As subprocess.run, but a process that is late is asked to end before it is killed.
+
+    torchrun ends its ranks when it is asked to; killed at once it would leave them waiting for each other.
+    """
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "errors": "replace"}
+    with subprocess.Popen(words, env=environment, **pipes) as process:
+        try:
+            out, err = process.communicate(timeout=seconds)
+        except BaseException:  # Ctrl-C too
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.communicate(timeout=_LAST_WORDS_SECONDS)
+            process.kill()
+            raise
+    return subprocess.CompletedProcess(words, process.returncode, out, err)
 
 
 def try_import(*modules: str) -> str | None:
