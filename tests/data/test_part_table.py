@@ -15,7 +15,7 @@ from scipy.sparse import csr_matrix
 from scmf.core.errors import StoreError, VocabularyError
 from scmf.data.manifest import dump_manifest, read_manifest
 from scmf.data.memory_source import write_store
-from scmf.data.part_table import find_values, pointer_to
+from scmf.data.part_table import pointer_to
 from scmf.data.rank import RankTokenizer
 from scmf.data.readahead import SUPPORTED, WILLNEED, advise, ask_for_cells, expect_random_access
 from scmf.data.store import CellStore
@@ -54,7 +54,7 @@ def mixed(tmp_path_factory, counts):
 
 def test_values_by_address_are_those_of_the_parts(mixed):
     cells = np.random.default_rng(1).integers(0, 50, 200)
-    lengths, pieces = find_values(mixed, cells)
+    lengths, pieces = mixed.table.find(cells)
     pieces = list(pieces)
     assert len(pieces) == 2
     assert np.array_equal(lengths, mixed.lengths(cells))
@@ -86,7 +86,7 @@ def test_parts_of_different_types_give_the_tokens_of_one(mixed, counts, tmp_path
 @pytest.mark.parametrize("bad", [-1, 50])
 def test_a_cell_outside_the_store_is_an_error(mixed, bad):
     with pytest.raises(IndexError, match=f"cell id {bad} "):
-        find_values(mixed, np.array([3, bad]))
+        mixed.table.find(np.array([3, bad]))
 
 
 @pytest.mark.parametrize("value", [-8, 10**15])
@@ -97,7 +97,7 @@ def test_a_damaged_indptr_is_an_error_and_not_a_read_outside(mixed, tmp_path, va
         file.write(np.int64(value).tobytes())
     store = CellStore.open(tmp_path / "s")
     with pytest.raises(StoreError) as caught:
-        find_values(store, np.array([3, 6]))
+        store.table.find(np.array([3, 6]))
     assert caught.value.where.endswith("part-00000/X/indptr")
 
 
@@ -110,7 +110,7 @@ def test_a_tokenizer_of_other_genes_is_refused(mixed):
 
 def test_the_mapping_lives_as_long_as_its_addresses(mixed):
     store = CellStore.open(mixed.path)
-    lengths, pieces = find_values(store, np.array([0]))
+    lengths, pieces = store.table.find(np.array([0]))
     del store
     gc.collect()
     piece = next(pieces)
@@ -121,7 +121,7 @@ def test_the_mapping_lives_as_long_as_its_addresses(mixed):
 def test_the_system_accepts_the_hints(mixed):
     expect_random_access(mixed)
     ask_for_cells(mixed, np.arange(50))
-    _, pieces = find_values(mixed, np.arange(50))
+    _, pieces = mixed.table.find(np.arange(50))
     for piece in pieces:
         for addresses, like in zip(piece.addresses, piece.like, strict=True):
             sizes = piece.lengths * like.itemsize

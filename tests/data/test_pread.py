@@ -7,6 +7,8 @@ import itertools
 import os
 import pickle
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,6 @@ from scmf.data.bench import forget
 from scmf.data.bench_cold import bench_cold, cold_lines
 from scmf.data.config import CellsConfig
 from scmf.data.masks import Corruption
-from scmf.data.part_table import table_of
 from scmf.data.pread import PreadTable, ask_for_ranges, read_ranges
 from scmf.data.rank import RankTokenizer
 from scmf.data.readahead import ask_for_cells, expect_random_access
@@ -116,12 +117,30 @@ def test_files_are_closed_with_the_store(demo_store):
     assert not set(Path("/proc/self/fd").iterdir()) - before
 
 
+def test_threads_that_begin_together_open_each_file_once(demo_store, monkeypatch):
+    opened, open_file = [], os.open
+    monkeypatch.setattr(os, "open", lambda *given: opened.append(given) or open_file(*given))
+    for _ in range(5):
+        store, together = CellStore.open(demo_store.path, read="pread"), threading.Barrier(8)
+        opened.clear()
+
+        def read(store=store, together=together):
+            together.wait(timeout=60)
+            store.fetch(IDS)
+
+        with ThreadPoolExecutor(8) as threads:
+            for done in [threads.submit(read) for _ in range(8)]:
+                done.result()
+        ours = [path for path, *_ in opened if store.path in Path(path).parents]  # numba opens files too
+        assert len(ours) == 3 * len(store.parts)
+
+
 @pytest.mark.parametrize("mode", ["mmap", "pread"])
 def test_hints_are_given_either_way_and_change_nothing(demo_store, mode):
     store = CellStore.open(demo_store.path, read=mode)
     expect_random_access(store)
     ask_for_cells(store, IDS)
-    assert np.array_equal(table_of(store).look_up(store, IDS).lengths, demo_store.lengths(IDS))
+    assert np.array_equal(store.table.look_up(IDS).lengths, demo_store.lengths(IDS))
 
 
 def test_auto_takes_requests_on_network_disks_and_for_stores_far_larger_than_memory(tmp_path, monkeypatch):

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from scmf.core.random import stream
-from scmf.data.store import CellStore, Part
+from scmf.data.part import Part
+from scmf.data.store import CellStore
 
 BATCH: Final = 64
 _BLOCK: Final = 16

@@ -23,8 +23,9 @@ from scmf.core.text import counted
 from scmf.data.drawing import id_chunks
 from scmf.data.objective import ClassColumn, LabelColumn, NumberColumn
 from scmf.data.obs import read_obs_column
+from scmf.data.part import Part
 from scmf.data.split import CellSet, refuse_continuous
-from scmf.data.store import CellStore, Part
+from scmf.data.store import CellStore
 
 IntArray = npt.NDArray[np.int32]
 LongArray = npt.NDArray[np.int64]
@@ -157,6 +158,7 @@ def _read_classes(store: CellStore, train: CellSet, name: str, asked: ClassColum
     classes = found if asked.classes is None else asked.classes
     if not decided:
         _refuse_unlearnable(asked, tuple(c for c in classes if of_training.get(c)), found, where=where)
+        _refuse_names(asked, classes, n_labelled=int(cells[1:].sum()), where=where)
     number = {label: i for i, label in enumerate(classes)}
     to_class = np.array([number.get(label, -1) for label in names] + [-1], np.int32)  # the last serves code -1
     column = replace(asked, classes=classes)
@@ -164,7 +166,7 @@ def _read_classes(store: CellStore, train: CellSet, name: str, asked: ClassColum
 
 
 def _refuse_unlearnable(asked: ClassColumn, classes: tuple[str, ...], found: tuple[str, ...], *, where: str) -> None:
-    """At least two classes, and not a name for every cell."""
+    """At least two classes, and no more than a head has."""
     column = asked.column
     if len(classes) < 2:
         of_which = "" if asked.classes is None else "of the classes asked for, "
@@ -184,6 +186,17 @@ def _refuse_unlearnable(asked: ClassColumn, classes: tuple[str, ...], found: tup
         )
 
 
+def _refuse_names(asked: ClassColumn, classes: tuple[str, ...], *, n_labelled: int, where: str) -> None:
+    """Not a name for every cell: fewer than two cells a class leave nothing that a cell could share with another."""
+    if asked.classes is None and 2 * len(classes) > n_labelled:
+        raise ConfigError(
+            f"obs column {asked.column!r} has {len(classes):,} different values among {n_labelled:,} training cells: "
+            "so many names are no classes",
+            where=where,
+            fix="name a column of labels; if these are classes, list those that matter: classes: [...]",
+        )
+
+
 def _class_notes(name: str, column: ClassColumn, of_training: Mapping[str, int], missing: int) -> Iterator[str]:
     """How many training cells have a target, and what was asked for and is not there."""
     classes = column.classes or ()
@@ -193,6 +206,9 @@ def _class_notes(name: str, column: ClassColumn, of_training: Mapping[str, int],
         f"{name}: {counted(len(classes), 'class', 'classes')} of obs column {column.column}; {labelled:,} of {total:,} "
         "training cells have one"
     )
+    single = sum(of_training.get(label) == 1 for label in classes)
+    if single:
+        yield f"{name}: {single:,} of {len(classes):,} classes have one training cell each, and can only be memorised"
     for label in classes:
         if not of_training.get(label):
             near = nearest(label, [other for other, n in of_training.items() if n and other not in classes])

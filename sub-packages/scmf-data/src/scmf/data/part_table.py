@@ -1,4 +1,4 @@
-"""Addresses of a store's arrays. In: a store and cell ids. Out: where each cell's values lie in memory.
+"""Addresses of the arrays of parts. In: the parts of a store and cell ids. Out: where each cell's values lie in memory.
 
 An atlas has a hundred parts, and a random batch has cells of most of them. One call of a kernel a part would
 cost more than the work; with addresses, one call serves them all. Every span is checked against its array
@@ -7,10 +7,9 @@ before it is handed out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
 
 import numba
 import numpy as np
@@ -19,7 +18,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from scmf.data.store import CellStore
+from scmf.data.part import Part, locate_cells
 
 LongArray = npt.NDArray[np.int64]
 AddressArray = npt.NDArray[np.uint64]
@@ -79,11 +78,15 @@ class Found:
 class PartTable:
     """Where each part's arrays begin, how long they are and which types they have."""
 
-    def __init__(self, store: CellStore) -> None:
-        parts = store.parts
-        self._parts = parts  # keeps the memory mapped for as long as its addresses are known
-        self._starts = store.part_starts
-        self._part_genes = store.part_genes
+    def __init__(self, parts: Sequence[Part], part_genes: LongArray) -> None:
+        """Describe the parts; nothing is mapped.
+
+        Args:
+            parts: of the store, in order.
+            part_genes: (n_parts,) int64 which list of genes each uses.
+        """
+        self._parts = tuple(parts)  # keeps the memory mapped for as long as its addresses are known
+        self._starts: LongArray = np.cumsum([0, *(part.n_cells for part in parts)], dtype=np.int64)
         self._indptr = np.zeros(len(parts), np.uint64)
         self._values = (np.zeros(len(parts), np.uint64), np.zeros(len(parts), np.uint64))
         self._known = np.zeros(len(parts), np.bool_)
@@ -95,18 +98,15 @@ class PartTable:
                 int(genes),
                 part.record.rank_order is not None,
             )
-            for part, genes in zip(parts, store.part_genes, strict=True)
+            for part, genes in zip(parts, part_genes, strict=True)
         ]
         self.kinds = sorted(set(kinds), key=str)
         self._kind = np.array([self.kinds.index(kind) for kind in kinds], np.int64)
 
-    def find(
-        self, store: CellStore, cell_ids: LongArray, *, ranks_only: bool = False
-    ) -> tuple[LongArray, Iterator[CellSpans]]:
+    def find(self, cell_ids: LongArray, *, ranks_only: bool = False) -> tuple[LongArray, Iterator[CellSpans]]:
         """Number of values of each cell, (k,) int64, and where they lie, one entry for each kind of part.
 
         Args:
-            store: the one that this table was made for.
             cell_ids: (k,) int64.
             ranks_only: counts of parts in rank order are not needed, and may not be there.
 
@@ -114,32 +114,32 @@ class PartTable:
             IndexError: an id outside the store.
             StoreError: a damaged indptr points outside the values.
         """
-        found = self.look_up(store, cell_ids)
+        found = self.look_up(cell_ids)
         del ranks_only  # a memory map costs nothing before it is read
         return found.lengths, self._spans(found)
 
-    def look_up(self, store: CellStore, cell_ids: LongArray) -> Found:
+    def look_up(self, cell_ids: LongArray) -> Found:
         """Part, first value and number of values of each cell; raises as `find`."""
         cell_ids = np.ascontiguousarray(cell_ids, np.int64)
-        self._map(store, cell_ids)
+        self._map(cell_ids)
         parts, starts, lengths = (np.empty(len(cell_ids), np.int64) for _ in range(3))
         table = (self._starts, self._indptr, self._n_values)
         if find_cells(table, cell_ids, parts, starts, lengths) < len(cell_ids):
-            _say_what_is_wrong(store, cell_ids)
+            self._say_what_is_wrong(cell_ids)
         return Found(parts, starts, lengths)
 
-    def advise(self, store: CellStore, cell_ids: LongArray, give: Callable[[AddressArray, LongArray], None]) -> None:
+    def advise(self, cell_ids: LongArray, give: Callable[[AddressArray, LongArray], None]) -> None:
         """Give an advice about the memory of these cells: its addresses and bytes, each (k,)."""
-        for piece in self.find(store, cell_ids)[1]:
+        for piece in self.find(cell_ids)[1]:
             wanted = 1 if piece.ranked else 2  # whose order is known already needs no counts
             for addresses, like in zip(piece.addresses[:wanted], piece.like, strict=False):
                 give(addresses, piece.lengths * like.itemsize)
 
-    def _map(self, store: CellStore, cell_ids: LongArray) -> None:
+    def _map(self, cell_ids: LongArray) -> None:
         """Learn the addresses of parts needed for the first time. Any thread may: all write the same."""
         if self._known.all() or not len(cell_ids):
             return
-        numbers = np.unique(store.locate(cell_ids)[0])
+        numbers = np.unique(self.locate(cell_ids)[0])
         for number in numbers[~self._known[numbers]].tolist():
             part = self._parts[number]
             self._indptr[number] = part.indptr.ctypes.data
@@ -167,37 +167,15 @@ class PartTable:
         for number in range(len(self.kinds)):
             yield number, np.flatnonzero(kinds == number)
 
+    def locate(self, cell_ids: LongArray) -> tuple[LongArray, LongArray]:
+        """(k,) int64 part number and row inside the part of each cell; IndexError outside the store."""
+        return locate_cells(self._starts, cell_ids)
 
-def find_values(
-    store: CellStore, cell_ids: LongArray, *, ranks_only: bool = False
-) -> tuple[LongArray, Iterator[CellSpans]]:
-    """`find` with the table of this store, made once; where the store is read by pread, the values are read here."""
-    return table_of(store).find(store, cell_ids, ranks_only=ranks_only)
-
-
-def find_lengths(store: CellStore, cell_ids: LongArray) -> LongArray:
-    """(k,) int64 number of stored values of each cell, from indptr alone."""
-    return table_of(store).look_up(store, cell_ids).lengths
-
-
-def table_of(store: CellStore) -> PartTable:
-    """The table of a store, made once."""
-    table = _TABLES.get(store)
-    if table is None:
-        from scmf.data.pread import PreadTable
-
-        table = _TABLES[store] = PreadTable(store) if store.reading.mode == "pread" else PartTable(store)
-    return table
-
-
-def _say_what_is_wrong(store: CellStore, cell_ids: LongArray) -> None:
-    """Raise the error about the first cell that is not in order."""
-    numbers, rows = store.locate(cell_ids)
-    for number in np.unique(numbers):
-        store.parts[number].spans(rows[numbers == number])
-
-
-_TABLES: WeakKeyDictionary[CellStore, PartTable] = WeakKeyDictionary()
+    def _say_what_is_wrong(self, cell_ids: LongArray) -> None:
+        """Raise the error about the first cell that is not in order."""
+        numbers, rows = self.locate(cell_ids)
+        for number in np.unique(numbers):
+            self._parts[number].spans(rows[numbers == number])
 
 
 @intrinsic

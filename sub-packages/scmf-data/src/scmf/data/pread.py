@@ -1,4 +1,4 @@
-"""Cells by requests in place of a memory map. In: a store and cell ids. Out: copies of their values, and addresses.
+"""Cells by requests in place of a memory map. In: parts of a store and cell ids. Out: copies of values, and addresses.
 
 The files are told first which ranges come (they are fetched from the disk at once, in its own order), then read
 by one compiled loop without the interpreter's lock. Neighbours in the file that are neighbours in the batch are one
@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from shlex import quote
+from threading import Lock
 from typing import Final
 
 import numba
@@ -20,8 +21,8 @@ import numpy.typing as npt
 from numba import types
 
 from scmf.core.errors import StoreError
+from scmf.data.part import Part
 from scmf.data.part_table import AddressArray, CellSpans, Found, LongArray, PartTable
-from scmf.data.store import CellStore
 
 IntArray = npt.NDArray[np.int32]
 ByteArray = npt.NDArray[np.uint8]
@@ -38,34 +39,32 @@ _fadvise = types.ExternalFunction("posix_fadvise", types.intc(types.intc, types.
 class PreadTable(PartTable):
     """Reads values with requests; finds them in the copies."""
 
-    def __init__(self, store: CellStore) -> None:
-        super().__init__(store)
-        self._files = {name: np.full(len(store.parts), -1, np.int32) for name in _ARRAYS}
+    def __init__(self, parts: Sequence[Part], part_genes: LongArray) -> None:
+        super().__init__(parts, part_genes)
+        self._files = {name: np.full(len(parts), -1, np.int32) for name in _ARRAYS}
+        self._opening = Lock()
         weakref.finalize(self, _close_all, self._files)
 
-    def find(
-        self, store: CellStore, cell_ids: LongArray, *, ranks_only: bool = False
-    ) -> tuple[LongArray, Iterator[CellSpans]]:
+    def find(self, cell_ids: LongArray, *, ranks_only: bool = False) -> tuple[LongArray, Iterator[CellSpans]]:
         """Number of values of each cell, and where their copies lie; raises as `PartTable.find`."""
-        found = self.look_up(store, cell_ids)
+        found = self.look_up(cell_ids)
         return found.lengths, self._copies(found, ranks_only=ranks_only)
 
-    def look_up(self, store: CellStore, cell_ids: LongArray) -> Found:
+    def look_up(self, cell_ids: LongArray) -> Found:
         """Part, first value and number of values of each cell: 16 bytes of indptr are read for each."""
-        parts, rows = store.locate(cell_ids)
+        parts, rows = self.locate(cell_ids)
         self._open(parts)
         ends = np.empty((len(parts), 2), np.int64)
         sizes = np.full(len(parts), 2 * _INDPTR_BYTES, np.int64)
         self._read("indptr", parts, rows * _INDPTR_BYTES, sizes, ends.view(np.uint8).ravel())
         starts, lengths = ends[:, 0].copy(), ends[:, 1] - ends[:, 0]
         if ((starts < 0) | (lengths < 0) | (ends[:, 1] > self._n_values[parts])).any():
-            for number in np.unique(parts):
-                store.parts[number].spans(rows[parts == number])
+            self._say_what_is_wrong(cell_ids)
         return Found(parts, starts, lengths)
 
-    def advise(self, store: CellStore, cell_ids: LongArray, give: Callable[[AddressArray, LongArray], None]) -> None:  # noqa: ARG002  # files take their own advice
+    def advise(self, cell_ids: LongArray, give: Callable[[AddressArray, LongArray], None]) -> None:  # noqa: ARG002  # files take their own advice
         """Tell the system which ranges of the files come; it begins to read them, and nobody waits."""
-        found = self.look_up(store, cell_ids)
+        found = self.look_up(cell_ids)
         for number, here in self.by_kind(found.parts):
             kind = self.kinds[number]
             parts, starts, lengths = found.parts[here], found.starts[here], found.lengths[here]
@@ -125,10 +124,17 @@ class PreadTable(PartTable):
             ) from error
 
     def _open(self, parts: LongArray) -> None:
-        for number in np.unique(parts[self._files["indptr"][parts] < 0]).tolist():
-            for name in _ARRAYS:
-                self._parts[number].array(name)  # checks the file's size and index; touches no value
-                path = self._parts[number].path / "X" / name / "c" / "0"
+        if (self._files["indptr"][parts] >= 0).all():
+            return
+        with self._opening:  # two threads would each open the files, and one of two handles would never be closed
+            for number in np.unique(parts[self._files["indptr"][parts] < 0]).tolist():
+                self._open_part(number)
+
+    def _open_part(self, number: int) -> None:
+        for name in _ARRAYS:  # indptr last: whoever sees its handle may use all three
+            self._parts[number].array(name)  # checks the file's size and index; touches no value
+            path = self._parts[number].path / "X" / name / "c" / "0"
+            if self._files[name][number] < 0:
                 self._files[name][number] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 

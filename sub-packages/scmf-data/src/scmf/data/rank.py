@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from scmf.core.errors import VocabularyError
-from scmf.data.part_table import find_values
 from scmf.data.rank_kernel import DIGITS, close_gaps, encode_cells, take_ranked
 from scmf.data.store import CellStore
 from scmf.data.vocabulary import Vocabulary
@@ -98,7 +97,7 @@ class RankTokenizer:
             StoreError: an array of the store points outside itself.
         """
         frame = self.vocabulary.frame
-        stored, pieces = find_values(store, cell_ids, ranks_only=True)
+        stored, pieces = store.table.find(cell_ids, ranks_only=True)
         starts = np.zeros(len(cell_ids) + 1, np.int64)
         np.cumsum(np.minimum(stored, self._limit) + frame, out=starts[1:])
         ids = np.empty(int(starts[-1]), np.int32)

@@ -19,7 +19,6 @@ import numpy as np
 import numpy.typing as npt
 from numba import types
 
-from scmf.data.part_table import table_of
 from scmf.data.store import CellStore
 
 LongArray = npt.NDArray[np.int64]
@@ -45,7 +44,7 @@ def expect_random_access(store: CellStore) -> None:
 
 def ask_for_cells(store: CellStore, cell_ids: LongArray) -> None:
     """Start to read the values of these cells, without waiting for them."""
-    table_of(store).advise(store, cell_ids, lambda addresses, sizes: _advise(addresses, sizes, WILLNEED))
+    store.table.advise(cell_ids, lambda addresses, sizes: _advise(addresses, sizes, WILLNEED))
 
 
 class Hints:

@@ -25,8 +25,9 @@ import xxhash
 
 from scmf.core.errors import MachineError, ScmfError, StoreError
 from scmf.data.manifest import MANIFEST, FileRecord, Manifest, parse_manifest
+from scmf.data.part import Part
 from scmf.data.reading import Reading, allow_files
-from scmf.data.store import CellStore, Part
+from scmf.data.store import CellStore
 
 CACHE: Final = "SCMF_CACHE"
 """Environment variable: folder of the cache. Default: ~/.cache/scmf/stores."""

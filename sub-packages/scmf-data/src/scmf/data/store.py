@@ -5,7 +5,6 @@ zarr is not in the hot path: the arrays are plain files. The tables (`obs`) are 
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,122 +16,19 @@ import numpy as np
 import numpy.typing as npt
 
 from scmf.core.errors import StoreError
-from scmf.data.manifest import Manifest, PartRecord, read_manifest
+from scmf.data.manifest import Manifest, read_manifest
+from scmf.data.part import Part, damaged, locate_cells
 from scmf.data.reading import MAPPED, Reading, allow_files, choose_reading
-from scmf.data.shard import damaged_file, map_shard
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from scmf.data.obsm import ObsmArray
+    from scmf.data.part_table import PartTable
 
 Array = npt.NDArray[Any]
 IntArray = npt.NDArray[np.int32]
 LongArray = npt.NDArray[np.int64]
-
-
-class Part:
-    """One part's CSR arrays, memory-mapped and read-only; each is mapped when it is first asked for."""
-
-    def __init__(self, path: Path, record: PartRecord, *, bring: Callable[[str], None] = lambda _: None) -> None:
-        """Describe the part; nothing is opened.
-
-        Args:
-            path: folder of the part.
-            record: what the manifest says about it.
-            bring: called with the path of a file inside the part before that file is used.
-        """
-        self.path = path
-        self.record = record
-        self.n_genes = record.n_genes
-        self.n_cells = record.n_cells
-        self.n_values = record.n_values
-        self._bring = bring
-        self._mapped: dict[str, Array] = {}
-        self._random = False
-        self._lock = Lock()
-
-    @classmethod
-    def open(cls, store: Path, record: PartRecord) -> Self:
-        """Map the part that the record describes; StoreError when a file is not what it says."""
-        part = cls(store / record.name, record)
-        for name in ("data", "indices", "indptr"):
-            part.array(name)
-        return part
-
-    @property
-    def data(self) -> Array:
-        """(values,) uint16, uint32 or float32 counts, none of them zero."""
-        return self.array("data")
-
-    @property
-    def indices(self) -> Array:
-        """(values,) uint16 or uint32 gene numbers, rising inside a cell (or in rank order: see the manifest)."""
-        return self.array("indices")
-
-    @property
-    def indptr(self) -> LongArray:
-        """(n_cells + 1,) int64 first value of each cell."""
-        return self.array("indptr")
-
-    def array(self, name: str) -> Array:
-        """Map `data`, `indices` or `indptr`; the same mapping every time, for its address is known to others."""
-        with self._lock:
-            if name not in self._mapped:
-                self._mapped[name] = self._map(name)
-                self._advise(name)
-            return self._mapped[name]
-
-    def expect_random_access(self) -> None:
-        """Say that the values are read in no order, so that the system does not read on behind each."""
-        with self._lock:
-            self._random = True
-            for name in self._mapped:
-                self._advise(name)
-
-    def let_go(self, name: str) -> None:
-        """Unmap the pages of an array that this process has touched, so that the system may drop them."""
-        self.array(name)
-        self._give(name, "MADV_DONTNEED")
-
-    def _advise(self, name: str) -> None:
-        if self._random and name != "indptr":
-            self._give(name, "MADV_RANDOM")
-
-    def _give(self, name: str, advice: str) -> None:
-        """Advice to the system about a whole array, where the system takes any."""
-        view: Any = self._mapped[name].base
-        if hasattr(mmap, advice) and isinstance(view.obj, mmap.mmap):
-            view.obj.madvise(getattr(mmap, advice))
-
-    def _map(self, name: str) -> Array:
-        record, folder = self.record, self.path / "X" / name
-        self._bring(f"X/{name}/c/0")
-        if name != "indptr":
-            dtype = record.counts_dtype if name == "data" else record.indices_dtype
-            return map_shard(folder, dtype, record.n_values)
-        indptr = map_shard(folder, np.int64, record.n_cells + 1)
-        # Read, not mapped: touching a map brings megabytes around the two numbers with it.
-        first, last = (_number_at(folder / "c" / "0", place) for place in (0, record.n_cells))
-        if first != 0 or last != record.n_values:
-            raise damaged(f"cells end at {last:,}, the part has {record.n_values:,} values", self.path, "indptr")
-        return indptr
-
-    def bring_tables(self) -> None:
-        """Make sure that obs and var are there; they always are, but for a store that lies elsewhere."""
-        for name in self.record.files:
-            if not name.startswith("X/"):
-                self._bring(name)
-
-    def spans(self, rows: LongArray) -> tuple[LongArray, LongArray]:
-        """(k,) starts and lengths of these rows' values; StoreError when a damaged indptr points outside."""
-        starts = self.indptr[rows]
-        lengths = self.indptr[rows + 1] - starts
-        bad = (starts < 0) | (lengths < 0) | (starts + lengths > self.n_values)
-        if bad.any():
-            row = rows[bad.argmax()]
-            raise damaged(f"cell {row:,} of the part lies outside its {self.n_values:,} values", self.path, "indptr")
-        return starts, lengths
 
 
 class CellGroups(NamedTuple):
@@ -170,6 +66,8 @@ class CellStore:
         """Numbers in `gene_ids` of the genes of a part, for each different list of genes; empty: the same numbers."""
         self.part_genes: LongArray = np.zeros(len(parts), np.int64)
         """(n_parts,) int64 which of `gene_maps` a part uses."""
+        self._table: PartTable | None = None
+        self._making = Lock()
 
     @classmethod
     def open(cls, path: str | Path, *, read: Literal["auto", "mmap", "pread"] = "auto") -> Self:
@@ -225,20 +123,25 @@ class CellStore:
         """Changes when a cell, a gene or a label of the store changes."""
         return self.manifest.fingerprint
 
+    @property
+    def table(self) -> PartTable:
+        """Where the values of cells lie: made once, and kept as long as the store."""
+        from scmf.data.part_table import PartTable  # numba takes a second to import, and not everybody reads values
+        from scmf.data.pread import PreadTable
+
+        with self._making:
+            if self._table is None:
+                kind = PreadTable if self.reading.mode == "pread" else PartTable
+                self._table = kind(self.parts, self.part_genes)
+            return self._table
+
     def locate(self, cell_ids: npt.ArrayLike) -> tuple[LongArray, LongArray]:
         """(n,) int64 part number and row inside the part of each cell; IndexError outside the store."""
-        ids = np.asarray(cell_ids, dtype=np.int64)
-        if ids.size and (ids.min() < 0 or ids.max() >= len(self)):
-            bad = ids[(ids < 0) | (ids >= len(self))][0]
-            raise IndexError(f"cell id {bad} is outside 0..{len(self) - 1} of the store {self.path}")
-        part_numbers = np.searchsorted(self.part_starts, ids, side="right") - 1
-        return part_numbers, ids - self.part_starts[part_numbers]
+        return locate_cells(self.part_starts, cell_ids)
 
     def lengths(self, cell_ids: npt.ArrayLike) -> LongArray:
         """(n,) int64 number of stored values of each cell, from indptr alone."""
-        from scmf.data.part_table import find_lengths  # numba takes a second to import, and only here is it needed
-
-        return find_lengths(self, np.asarray(cell_ids, dtype=np.int64))
+        return self.table.look_up(np.asarray(cell_ids, dtype=np.int64)).lengths
 
     def fetch(self, cell_ids: npt.ArrayLike) -> CountsBatch:
         """Copy these cells out of the store, in the order given.
@@ -248,10 +151,9 @@ class CellStore:
             StoreError: a damaged array that points outside itself or outside the genes.
         """
         from scmf.data.gather import gather_cells
-        from scmf.data.part_table import find_values
 
         cell_ids = np.asarray(cell_ids, dtype=np.int64)
-        lengths, pieces = find_values(self, cell_ids)
+        lengths, pieces = self.table.find(cell_ids)
         indptr = np.zeros(len(cell_ids) + 1, np.int64)
         np.cumsum(lengths, out=indptr[1:])
         batch = CountsBatch(indptr, np.empty(indptr[-1], np.int32), np.empty(indptr[-1], self.counts_dtype))
@@ -276,7 +178,7 @@ class CellStore:
 
         wanted = list(self.manifest.obs_columns) if columns is None else columns
         for column in wanted:
-            self._check_column(column)
+            self.check_column(column)
         for part in self.parts:
             part.bring_tables()
         frames = [read_obs(part.path, wanted, n_cells=part.n_cells) for part in self.parts]
@@ -311,7 +213,7 @@ class CellStore:
 
         from scmf.data.obs import concat_column, read_obs_column
 
-        self._check_column(column)
+        self.check_column(column)
         for part in self.parts:
             part.bring_tables()
         # Part by part, and 4 bytes a cell in the end: a column of a hundred million cells is never held as values.
@@ -332,7 +234,8 @@ class CellStore:
             codes[first : first + part.n_cells] = local[codes[first : first + part.n_cells]]
         return CellGroups(codes, tuple(names[i] for i in order))
 
-    def _check_column(self, column: str) -> None:
+    def check_column(self, column: str) -> None:
+        """StoreError naming the columns that there are, unless this is one of them."""
         known = self.manifest.obs_columns
         if column not in known:
             raise StoreError(
@@ -340,11 +243,6 @@ class CellStore:
                 where=str(self.path),
                 fix="name one of these columns",
             )
-
-
-def _number_at(file: Path, place: int) -> int:
-    """One int64 of a file."""
-    return int(np.fromfile(file, "<i8", count=1, offset=8 * place)[0])
 
 
 def _reopen(path: str, mode: Literal["mmap", "pread"]) -> CellStore:
@@ -355,8 +253,3 @@ def bytes_of_arrays(manifest: Manifest) -> int:
     """Bytes of the arrays of a store."""
     names = tuple(f"X/{name}/c/0" for name in ("data", "indices", "indptr"))
     return sum(part.files[name].bytes for part in manifest.parts for name in names if name in part.files)
-
-
-def damaged(what: str, part: Path, array: str) -> StoreError:
-    """Error about one array of a part."""
-    return damaged_file(what, part / "X" / array, store=part.parent)

@@ -26,7 +26,8 @@ from scmf.data.ingest.copy_cells import copy_cells
 from scmf.data.ingest.part_filler import PartFiller
 from scmf.data.ingest.statistics import CellHistograms, add_pairs, pairs, sum_rows
 from scmf.data.manifest import Manifest, PartRecord, SourceRecord
-from scmf.data.store import CellStore, Part, damaged
+from scmf.data.part import Part, damaged
+from scmf.data.store import CellStore
 from scmf.data.store_writer import StoreWriter
 
 LongArray = npt.NDArray[np.int64]

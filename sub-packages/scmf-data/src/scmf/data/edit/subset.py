@@ -16,8 +16,9 @@ from scmf.data.edit.repeated import repeated_cells
 from scmf.data.edit.selection import Selection, write_selections
 from scmf.data.ingest.copy_cells import obs_table
 from scmf.data.manifest import Manifest
+from scmf.data.part import Part
 from scmf.data.split import refuse_continuous
-from scmf.data.store import CellStore, Part
+from scmf.data.store import CellStore
 from scmf.data.where import select_cells
 
 Log = Callable[[str], None]

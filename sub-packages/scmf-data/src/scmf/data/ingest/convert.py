@@ -35,8 +35,9 @@ from scmf.data.ingest.part_filler import Tally
 from scmf.data.ingest.plan import ConvertOptions, Plan, Request
 from scmf.data.ingest.workers import run_jobs
 from scmf.data.manifest import Manifest
+from scmf.data.part import Part
 from scmf.data.progress import Progress
-from scmf.data.store import CellStore, Part
+from scmf.data.store import CellStore
 
 __all__ = ["SOURCE_COLUMN", "Conversion", "convert", "make_parts"]
 

@@ -14,7 +14,8 @@ from scmf.data.ingest.blocks import RawBlock
 from scmf.data.ingest.duplicates import let_go
 from scmf.data.ingest.part_filler import PartFiller, Tally
 from scmf.data.ingest.table import NodeTable
-from scmf.data.store import CellStore, Part, damaged
+from scmf.data.part import Part, damaged
+from scmf.data.store import CellStore
 
 LongArray = npt.NDArray[np.int64]
 NumberArray = npt.NDArray[np.int32]
