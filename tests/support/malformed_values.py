@@ -15,7 +15,14 @@ ANIMALS = []
 animal = registry(ANIMALS)
 
 
-# Values that are no counts
+# Values that are no counts, and counts of which there are too many
+
+
+@animal("D054")
+def layers_of_rna_velocity(folder):
+    cells = zoo.cells(csr_matrix(zoo.lognormal(zoo.counts())))
+    cells.layers["spliced"], cells.layers["unspliced"] = csr_matrix(zoo.counts()), csr_matrix(zoo.counts(seed=2))
+    return zoo.write(folder / "a.h5ad", cells)
 
 
 @animal("D006")

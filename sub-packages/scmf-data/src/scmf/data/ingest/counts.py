@@ -17,7 +17,7 @@ from scmf.core.near_word import nearest
 from scmf.data.ingest import kernels
 from scmf.data.ingest.blocks import value_type
 from scmf.data.ingest.findings import refuse
-from scmf.data.ingest.source import Matrix, Source, reading
+from scmf.data.ingest.source import Matrix, Source, likelihood, reading
 
 Array = npt.NDArray[Any]
 
@@ -79,7 +79,7 @@ def choose_counts(file: Source, *, wish: str, command: Callable[..., str]) -> Ch
         command: the user's command with other wishes, for messages: `command(counts="raw.X")`.
 
     Raises:
-        InputError: D005 to D009, D013, D014.
+        InputError: D005 to D009, D013, D014, D054.
     """
     matrices = file.matrices()
     if wish != "auto":
@@ -90,6 +90,7 @@ def choose_counts(file: Source, *, wish: str, command: Callable[..., str]) -> Ch
     for element, matrix in matrices.items():
         verdicts[element] = look(file, matrix)
         if not verdicts[element].fault:
+            _refuse_rivals(file, matrices, element, command)
             return Choice(matrix, _reason(verdicts))
     if len(verdicts) > 1:
         found = "; ".join(f"{element}: {v.text}" for element, v in verdicts.items())
@@ -103,9 +104,25 @@ def choose_counts(file: Source, *, wish: str, command: Callable[..., str]) -> Ch
     )
 
 
+def _refuse_rivals(file: Source, matrices: dict[str, Matrix], chosen: str, command: Callable[..., str]) -> None:
+    """Refuse a layer beside which another is as likely: spliced and unspliced are both counts, and neither is all."""
+    layer = chosen.rpartition("/")[2]
+    if layer == chosen or likelihood(layer) == 0:  # X, raw.X, or named as everybody names it
+        return
+    likely = [e for e in matrices if "/" in e and likelihood(e.rpartition("/")[2]) == likelihood(layer)]
+    rivals = [e for e in likely if e == chosen or not look(file, matrices[e]).fault]
+    if len(rivals) == 1:
+        return
+    what = f"{len(rivals)} layers hold counts, and nothing tells which are those of the cells: {', '.join(rivals)}"
+    fullest = max(rivals, key=lambda e: matrices[e].n_stored)
+    raise refuse("D054", what, where=str(file.path), fix=command(counts=fullest))
+
+
 def elements_with_counts(file: Source, *, but: str) -> list[str]:
-    """Other elements of the file that look like raw counts."""
-    return [e for e, matrix in file.matrices().items() if e != but and not look(file, matrix).fault]
+    """Other elements of the file that look like raw counts, the likeliest first, of equals the one with most values."""
+    matrices = file.matrices()
+    found = [e for e, matrix in matrices.items() if e != but and not look(file, matrix).fault]
+    return sorted(found, key=lambda e: ("/" in e and 1 + likelihood(e.rpartition("/")[2]), -matrices[e].n_stored))
 
 
 def _named(file: Source, matrices: dict[str, Matrix], wish: str, command: Callable[..., str]) -> Choice:

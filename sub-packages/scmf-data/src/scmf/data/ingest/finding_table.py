@@ -285,6 +285,11 @@ FINDINGS: Final[dict[str, Kind]] = {
         "Genes of a species that no shipped vocabulary knows.",
         "Compute a vocabulary from the store: `scmf-store vocabulary`; for genes of mouse also `--orthologs human`.",
     ),
+    "D054": Kind(
+        "error",
+        "Several layers hold counts (spliced and unspliced, for example), and nothing tells which to take.",
+        "Name one with `--counts`; where the counts are their sum, write the sum to X first.",
+    ),
     "D060": Kind(
         "error",
         "A table of ready tokens where counts are asked for.",

@@ -14,7 +14,7 @@ import h5py
 
 from scmf.data.ingest.findings import refuse
 from scmf.data.ingest.hdf5 import Hdf5Source
-from scmf.data.ingest.source import ArrayNode, Matrix, check_dense, check_sparse, reading
+from scmf.data.ingest.source import ArrayNode, Matrix, by_likelihood, check_dense, check_sparse, reading
 from scmf.data.ingest.table import NodeTable, as_text
 
 
@@ -55,8 +55,7 @@ class H5adFile(Hdf5Source):
 
 def ordered_layers(layers: Any) -> dict[str, Any]:
     """Nodes of the layers by element, those called counts or raw first."""
-    names = sorted(layers, key=lambda n: ("count" not in n.lower() and "raw" not in n.lower(), n))
-    return {f"layers/{name}": layers[name] for name in names}
+    return {f"layers/{name}": layers[name] for name in by_likelihood(layers)}
 
 
 def open_table(path: Path, name: str, node: Any, *, uns: Any = None) -> NodeTable:

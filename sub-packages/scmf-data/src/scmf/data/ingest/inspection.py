@@ -188,7 +188,7 @@ class _Look:
         glance = {f.number for f in found.findings}
         if "D009" in glance:
             return self._explain(looked)
-        if "D005" in glance:
+        if glance & {"D005", "D054"}:  # which matrix is meant is not known
             return []
         whole = [*value_findings(looked), *_no_counts(looked, found.genes)]
         numbers = {f.number for f in whole} & _VALUE_NUMBERS

@@ -7,9 +7,10 @@ its leader spoils nothing.
 
 from __future__ import annotations
 
+import itertools
 import shlex
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
@@ -269,6 +270,8 @@ class _SegmentReader:
         for start in range(self.segment.start, self.segment.stop, rows):
             stop = min(start + rows, self.segment.stop)
             frame = file.obs_rows(start, stop, element=self.source.element)
+            if (kept_as := own_source_column(frame.columns)) is not None:
+                frame = frame.rename(columns={SOURCE_COLUMN: kept_as})
             frame[SOURCE_COLUMN] = pd.Categorical([self.source.name]).repeat(stop - start)
             yield frame
 
@@ -297,6 +300,14 @@ class _SegmentReader:
             step = int(first_fault(block.values[position + 1 :]))
             position = position + 1 + step if step >= 0 else -1
         return found
+
+
+def own_source_column(columns: Iterable[str]) -> str | None:
+    """Under which name a source's own column `scmf_source` (of an earlier store) is kept; None where it has none."""
+    known = set(columns)
+    if SOURCE_COLUMN not in known:
+        return None
+    return next(name for k in itertools.count(1) if (name := f"{SOURCE_COLUMN}_{k}") not in known)
 
 
 def cut_parts(plan: Plan, *, cells_per_part: int, first: int = 0) -> list[PartJob]:

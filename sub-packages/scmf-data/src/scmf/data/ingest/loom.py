@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 
 from scmf.data.ingest.findings import refuse
+from scmf.data.ingest.h5ad import ordered_layers
 from scmf.data.ingest.hdf5 import Hdf5Source
 from scmf.data.ingest.source import ArrayNode, Matrix, check_dense, reading
 from scmf.data.ingest.table import ColumnTable
@@ -29,9 +30,7 @@ class LoomFile(Hdf5Source):
 
     def matrices(self) -> dict[str, Matrix]:
         """The main matrix as X, then the layers, those called counts or raw first."""
-        layers = self._file.get("layers", {})
-        names = sorted(layers, key=lambda n: ("count" not in n.lower() and "raw" not in n.lower(), n))
-        nodes = {"X": self._file["matrix"], **{f"layers/{name}": layers[name] for name in names}}
+        nodes = {"X": self._file["matrix"], **ordered_layers(self._file.get("layers", {}))}
         return {element: self._matrix(element, node) for element, node in nodes.items()}
 
     def obs(self) -> ColumnTable:
@@ -59,10 +58,10 @@ class LoomFile(Hdf5Source):
         return {n: a for n, a in attributes.items() if len(a.shape) == 2 and a.shape[1] > 1 and a.dtype.kind in "fiu"}
 
     def notes(self, element: str) -> list[str]:
-        """Says so when cells have no names."""
-        del element
+        """Which kinds of features are kept, and that cells have no names."""
         named = any(n in self._file.get("col_attrs", {}) for n in _CELL_NAMES)
-        return [] if named else ["no column attribute names the cells; they are numbered"]
+        nameless = [] if named else ["no column attribute names the cells; they are numbered"]
+        return [*super().notes(element), *nameless]
 
     def _matrix(self, element: str, node: Any) -> Matrix:
         if not isinstance(node, h5py.Dataset) or node.ndim != 2:

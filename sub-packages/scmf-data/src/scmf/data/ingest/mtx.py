@@ -20,7 +20,7 @@ from scmf.data.ingest.findings import refuse
 from scmf.data.ingest.source import Matrix, ReadWishes, Source
 from scmf.data.ingest.spool import Shape, Spool, SpoolWriter, Triples, text_blocks
 from scmf.data.ingest.table import ColumnTable, as_text
-from scmf.data.ingest.tenx_h5 import feature_notes, feature_table, kept_features
+from scmf.data.ingest.tenx_h5 import feature_table
 from scmf.data.ingest.text_file import first_bytes, open_text, printable, read_columns
 
 Array = npt.NDArray[Any]
@@ -83,16 +83,10 @@ class MtxSource(Source):
         """The matrix and the two files of names."""
         return (self._mtx, self._gene_file, self._cell_file)
 
-    def kept_columns(self, element: str) -> npt.NDArray[np.bool_] | None:
-        """Gene Expression features; None where all are."""
-        del element
-        return kept_features(self._var, where=str(self._gene_file))
-
     def notes(self, element: str) -> list[str]:
         """Where the cells are, and which kinds of features are kept."""
-        del element
         here = f"cells are the {self._cells_in} of {self._mtx.name}, named by {self._cell_file.name}; "
-        return [f"{here}genes are named by {self._gene_file.name}", *feature_notes(self._var)]
+        return [f"{here}genes are named by {self._gene_file.name}", *super().notes(element)]
 
     def _orient(self, n_genes: int, n_cells: int, wish: Axis | None) -> Axis:
         """Where the cells are, by the lengths of the files of names (which may have a header)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -76,9 +77,15 @@ class Request:
 
     @property
     def names(self) -> list[str]:
-        """What a store calls the sources: their names, with their folders where two share one."""
-        twice = {p.name for p in self.sources if [q.name for q in self.sources].count(p.name) > 1}
-        return [f"{p.absolute().parent.name}/{p.name}" if p.name in twice else p.name for p in self.sources]
+        """What a store calls the sources: their names, with as many of their folders as tell them apart."""
+        paths = [p.absolute().parts for p in self.sources]
+        names = ["/".join(parts) for parts in paths]
+        for n in range(max(map(len, paths), default=0), 0, -1):
+            shared = Counter(parts[-n:] for parts in set(paths))
+            for k, parts in enumerate(paths):
+                if shared[parts[-n:]] == 1:
+                    names[k] = "/".join(parts[-n:])
+        return names
 
     def changed(self, **changes: Any) -> Request:
         """The same with other wishes; see `ConvertOptions.changed`."""
@@ -106,7 +113,7 @@ class SourcePlan:
     notes: tuple[str, ...]
     """What the reader has to say."""
     name: str
-    """What the store calls it: the file's name, with its folder where two files share a name."""
+    """What the store calls it: the file's name, with as many folders as tell it from others of that name."""
     element: str
     layout: Layout
     reason: str
@@ -141,8 +148,9 @@ class SourcePlan:
             notes.append(f"{genes.other_species:,} of another species dropped")
         if genes.other_features:
             notes.append(f"{genes.other_features:,} are no genes and dropped")
+        shape = f"{counted(self.n_cells, 'cell')} x {counted(self.n_genes, 'column')}"
         return [
-            f"{self.path}: {self.format}, {self.n_cells:,} cells x {self.n_genes:,} columns, {self.layout}",
+            f"{self.path}: {self.format}, {shape}, {self.layout}",
             *(f"  note:   {note}" for note in self.notes),
             f"  counts: {self.element} ({self.reason})",
             f"  genes:  var column {genes.column}; {'; '.join(notes)}",

@@ -17,9 +17,9 @@ import pandas as pd
 
 from scmf.core.errors import ScmfError
 from scmf.data.ingest.findings import refuse
-from scmf.data.ingest.source import Matrix, ReadWishes, Source, first_line
+from scmf.data.ingest.source import Matrix, ReadWishes, Source, first_line, likelihood
 from scmf.data.ingest.spool import Shape, Spool, SpoolWriter, Triples
-from scmf.data.ingest.table import FrameTable, Table
+from scmf.data.ingest.table import FrameTable, Table, zarr_names
 
 Array = npt.NDArray[Any]
 
@@ -55,7 +55,7 @@ class SomaSource(Source):
         """Layers of every measurement as MEASUREMENT/LAYER, those called raw or counts first."""
         if not self._matrices:
             layers = [(m, x) for m in self._experiment.ms for x in self._experiment.ms[m].X]
-            layers.sort(key=lambda mx: ("raw" not in mx[1].lower() and "count" not in mx[1].lower(), mx))
+            layers.sort(key=lambda mx: (likelihood(mx[1]), mx))
             self._matrices = {f"{m}/{x}": self._layer(m, x) for m, x in layers}
         if not self._matrices:
             raise refuse("D002", "the experiment has no layer X", where=str(self.path))
@@ -177,7 +177,7 @@ class SomaTable(Table):
         """Rows start..stop with all columns, in one request."""
         rows = self._rows([self._index, *self.columns], start, stop)
         frame = rows[list(self.columns)].set_axis(pd.Index(rows[self._index].astype(str), dtype=object))
-        return frame.rename_axis(None).rename(columns=lambda c: c.replace("/", "_"))
+        return frame.rename_axis(None).rename(columns=zarr_names(self.columns))
 
     def _rows(self, columns: list[str], start: int, stop: int | None) -> pd.DataFrame:
         wanted = self._joinids[start:stop]

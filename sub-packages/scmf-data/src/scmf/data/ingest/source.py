@@ -8,21 +8,25 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Final, Literal, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from scmf.data.ingest.features import feature_notes, kept_features
 from scmf.data.ingest.findings import refuse
 from scmf.data.ingest.table import Table
 
 Array = npt.NDArray[Any]
 Layout = Literal["csr", "csc", "coo", "dense"]
+
+_PLAIN: Final = frozenset({"raw", "raw_counts", "raw counts", "count"})
+"""Names of layers of raw counts, beside `counts`."""
 
 
 class ArrayNode(Protocol):
@@ -143,13 +147,11 @@ class Source(ABC):
 
     def kept_columns(self, element: str) -> npt.NDArray[np.bool_] | None:
         """(n_genes,) columns that are genes; None where all are. Others (antibodies, guides) are dropped and told."""
-        del element
-        return None
+        return kept_features(self.var(element), where=f"{self.path}: {element}")
 
     def notes(self, element: str) -> list[str]:
         """What a person should know about how this was read, one sentence each."""
-        del element
-        return []
+        return feature_notes(self.var(element))
 
     def must_name(self) -> str | None:
         """Why the element cannot be chosen without the user (several genomes); None where it can."""
@@ -187,6 +189,21 @@ def reading(path: str | Path, element: str) -> Iterator[None]:
             raise
         where = f"{path}: {element}"
         raise refuse("D016", f"part of the file cannot be read: {first_line(error)}", where=where) from error
+
+
+def by_likelihood(layers: Iterable[str]) -> list[str]:
+    """Names of layers, the likeliest to hold raw counts first."""
+    return sorted(layers, key=lambda name: (likelihood(name), name))
+
+
+def likelihood(layer: str) -> int:
+    """How well a layer's name says that it holds raw counts: 0 plainly, 3 not at all (spliced, ambiguous)."""
+    name = layer.lower()
+    if name == "counts":
+        return 0
+    if name in _PLAIN:
+        return 1
+    return 2 if "count" in name or "raw" in name else 3
 
 
 def first_line(error: Exception) -> str:

@@ -5,8 +5,9 @@ anndata reads whole tables only; a store is written part by part in bounded memo
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -44,9 +45,19 @@ class Table(ABC):
         return np.array(["" if gone else as_text(v) for v, gone in zip(values, missing, strict=True)], dtype=object)
 
     def frame(self, start: int, stop: int) -> pd.DataFrame:
-        """Rows start..stop with all columns. A slash in a column's name, which zarr cannot keep, becomes `_`."""
-        columns = {c.replace("/", "_"): self.column(c, start, stop) for c in self.columns}
+        """Rows start..stop with all columns, by names that zarr can keep."""
+        columns = {new: self.column(c, start, stop) for c, new in zarr_names(self.columns).items()}
         return pd.DataFrame(columns, index=pd.Index(self.index(start, stop), dtype=object))
+
+
+def zarr_names(columns: Iterable[str]) -> dict[str, str]:
+    """Columns by name, each with the name under which zarr can keep it: a slash becomes `_`, and no two names meet."""
+    names = {c: c for c in columns if "/" not in c}
+    for column in (c for c in columns if "/" in c):
+        plain = column.replace("/", "_")
+        free = (plain if not k else f"{plain}_{k + 1}" for k in itertools.count())
+        names[column] = next(name for name in free if name not in names.values())
+    return {c: names[c] for c in columns}
 
 
 class ColumnTable(Table):

@@ -7,8 +7,6 @@ own. Source: "Feature-Barcode Matrices" in 10x Genomics' Cell Ranger documentati
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -16,14 +14,12 @@ import h5py
 import numpy as np
 import numpy.typing as npt
 
-from scmf.data.ingest.findings import refuse
 from scmf.data.ingest.hdf5 import Hdf5Source
 from scmf.data.ingest.source import Matrix, check_sparse, reading
 from scmf.data.ingest.table import ColumnTable, as_text
 
 Array = npt.NDArray[Any]
 
-GENE_EXPRESSION: Final = "Gene Expression"
 _ARRAYS: Final = frozenset({"barcodes", "data", "indices", "indptr", "shape"})
 _PREFIXED: Final = re.compile(r"^[A-Za-z0-9.\-]+?_+(ENS[A-Z]{0,6}G\d{11}.*)$")
 """Gene ids of a reference with several genomes: GRCh38_ENSG00000141510, mm10___ENSMUSG00000059552."""
@@ -68,14 +64,6 @@ class TenxH5(Hdf5Source):
         extra = {n: _column(features, n) for n in ("feature_type", "genome") if n in features}
         return feature_table(_column(features, "id"), gene_symbol=_column(features, "name"), **extra)
 
-    def kept_columns(self, element: str) -> npt.NDArray[np.bool_] | None:
-        """Gene Expression features; None where all are."""
-        return kept_features(self.var(element), where=f"{self.path}: {element}")
-
-    def notes(self, element: str) -> list[str]:
-        """Which kinds of features there are and which are kept."""
-        return feature_notes(self.var(element))
-
     def _matrix(self, element: str, group: h5py.Group) -> Matrix:
         with reading(self.path, element):
             n_genes, n_cells = (int(n) for n in group["shape"][:])
@@ -95,36 +83,6 @@ def feature_table(ids: Array, **columns: Array) -> ColumnTable:
     """Table of features whose ids have lost the name of their genome."""
     bare = [_PREFIXED.sub(r"\1", as_text(i)) for i in ids]
     return ColumnTable(np.array(bare, dtype=object), columns)
-
-
-def kept_features(var: ColumnTable, *, where: str) -> npt.NDArray[np.bool_] | None:
-    """(features,) those that are genes, None where all are; InputError D012 where none is."""
-    types = _types(var)
-    if types is None:
-        return None
-    kept = np.array([t in {GENE_EXPRESSION, ""} for t in types])
-    if not kept.any():
-        found = ", ".join(f"{n:,} {t}" for t, n in Counter(types).items())
-        fix = "name a matrix with gene expression; of a multiome run, filtered_feature_bc_matrix.h5"
-        raise refuse("D012", f"no feature is {GENE_EXPRESSION}: the file has {found}", where=where, fix=fix)
-    return None if kept.all() else kept
-
-
-def feature_notes(var: ColumnTable) -> list[str]:
-    """One sentence on the kinds of features, where there are several."""
-    types = _types(var)
-    if types is None or len(set(types)) < 2:
-        return []
-    counts = Counter(types)
-    genes = counts.pop(GENE_EXPRESSION, 0) + counts.pop("", 0)
-    others = ", ".join(f"{n:,} {t}" for t, n in counts.items())
-    return [f"{genes:,} {GENE_EXPRESSION} features are kept; {others} are no genes and dropped"]
-
-
-def _types(var: ColumnTable) -> Sequence[str] | None:
-    if "feature_type" not in var.columns:
-        return None
-    return [as_text(t) for t in var.column("feature_type")]
 
 
 def _column(group: h5py.Group, name: str) -> Array:
