@@ -27,7 +27,7 @@ from scmf.train.engine import Engine
 from scmf.train.layout import Layout, lay_out
 from scmf.train.saver import Saver
 from scmf.train.sharded import INDEX
-from scmf.train.world import join_world
+from scmf.train.world import TIMEOUT, join_world
 
 VOCABULARY = 25_426
 _CHUNK = 1 << 24
@@ -82,7 +82,7 @@ class _Saved:
 
 
 def _save(engine: Engine, folder: Path, *, background: bool) -> _Saved:
-    saver = Saver(CheckpointFolder(folder, CheckpointConfig()), background=background)
+    saver = Saver(CheckpointFolder(folder, CheckpointConfig()), background=background, timeout=TIMEOUT)
     report = None
     for _ in range(2):  # the first one also takes the memory that the copies live in
         saver.save(_progress(), stage=engine.stage, files={})

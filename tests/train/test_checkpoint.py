@@ -14,6 +14,7 @@ from scmf.train.checkpoint import CheckpointFolder, Progress, find_path, read_pr
 from scmf.train.config import CheckpointConfig
 from scmf.train.faults import Tally
 from scmf.train.saver import Saver
+from scmf.train.world import TIMEOUT
 from support.alone import alone
 
 PROGRESS = Progress(
@@ -80,7 +81,7 @@ def test_a_record_reads_back_as_it_was_written(folder):
 
 @pytest.mark.parametrize("background", [True, False])
 def test_a_save_that_fails_leaves_the_earlier_ones_and_nothing_of_itself(folder, background):
-    saver = Saver(folder, background=background)
+    saver = Saver(folder, background=background, timeout=TIMEOUT)
     saver.save(replace(PROGRESS, step=1), stage=stage(), files={})
     assert saver.wait().fault is None
 
@@ -99,7 +100,7 @@ def test_a_save_that_fails_leaves_the_earlier_ones_and_nothing_of_itself(folder,
 
 
 def test_a_save_under_way_does_not_hold_up_the_run_and_is_the_only_one(folder):
-    saver, gate = Saver(folder, background=True), threading.Event()
+    saver, gate = Saver(folder, background=True, timeout=TIMEOUT), threading.Event()
 
     def slow(path, group):
         if not gate.wait(timeout=60):
@@ -119,7 +120,7 @@ def test_a_save_under_way_does_not_hold_up_the_run_and_is_the_only_one(folder):
 
 
 def test_an_error_of_our_own_in_the_writing_thread_is_raised_in_the_run(folder):
-    saver = Saver(folder, background=True)
+    saver = Saver(folder, background=True, timeout=TIMEOUT)
 
     def broken(path, group):
         raise ZeroDivisionError

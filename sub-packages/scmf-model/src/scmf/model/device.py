@@ -25,8 +25,10 @@ def gpu_count() -> int:
 
 
 def local_device() -> torch.device:
-    """The GPU of this process's local rank (LOCAL_RANK, else 0), or the CPU."""
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if has_gpu() else torch.device("cpu")
+    """The GPU of this process's local rank (LOCAL_RANK, else 0), the only one that it sees, or the CPU."""
+    if not has_gpu():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")) if gpu_count() > 1 else 0)
 
 
 def use_device(device: torch.device) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -114,12 +115,16 @@ class Standing:
 
 
 class Council:
-    """The ranks' agreement before every step: one sum of a few numbers, by CPU. Alone, it is free."""
+    """The ranks' agreement before every step: one sum of a few numbers, by CPU. Alone, it is free.
 
-    def __init__(self) -> None:
+    Args:
+        timeout: how long a rank waits for the others.
+    """
+
+    def __init__(self, timeout: timedelta) -> None:
         alone = dist.get_world_size() == 1
         # On GPUs the ranks' own group would make the host wait for the device.
-        self._group = None if alone else dist.new_group(backend="gloo")
+        self._group = None if alone else dist.new_group(backend="gloo", timeout=timeout)
 
     def hear(self, mine: Standing) -> Standing:
         """The sum over all ranks; collective."""

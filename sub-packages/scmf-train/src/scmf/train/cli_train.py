@@ -184,7 +184,8 @@ def _run_rank(config: MainConfig, options: argparse.Namespace) -> int:
     from scmf.train.run import run
     from scmf.train.world import join_world, lost_contact, patience
 
-    with join_world(patience(config.trainer.on_fault.hang_seconds)) as world:
+    seconds, tensor = config.trainer.on_fault.hang_seconds, config.trainer.parallel.tensor
+    with join_world(patience(seconds), tensor=tensor) as world:
         try:
             check_launched(config, world.size)
             check_world(config, world.size)

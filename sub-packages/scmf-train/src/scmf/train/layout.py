@@ -4,9 +4,11 @@ Out: Megatron's process groups, this rank's places in them, and the engine's ran
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from scmf.core.random import derive_seed
@@ -58,6 +60,8 @@ def lay_out(world: World, parallel: ParallelConfig) -> Iterator[Layout]:
         pipeline_model_parallel_size=parallel.pipeline,
         virtual_pipeline_model_parallel_size=parallel.interleave if parallel.interleave > 1 else None,
         create_gloo_process_groups=False,
+        # Its own default is half an hour, whatever the whole world's is.
+        distributed_timeout_minutes=math.ceil(world.timeout / timedelta(minutes=1)),
     )
     model = ModelLayout(
         tensor=parallel.tensor,

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +66,14 @@ class Saver:
     Args:
         folder: of the run's checkpoints.
         background: write in a thread; else `save` returns when everything is on disk.
+        timeout: how long a rank waits for the others, which may have more to write.
     """
 
-    def __init__(self, folder: CheckpointFolder, *, background: bool) -> None:
+    def __init__(self, folder: CheckpointFolder, *, background: bool, timeout: timedelta) -> None:
         self._folder = folder
         self._background = background
         # Its collectives run beside those of the training, so they have a group of their own.
-        self._group = dist.new_group(backend="gloo") if dist.get_world_size() > 1 else None
+        self._group = dist.new_group(backend="gloo", timeout=timeout) if dist.get_world_size() > 1 else None
         self._thread: threading.Thread | None = None
         self._report: SaveReport | None = None
         self._crash: BaseException | None = None

@@ -70,14 +70,14 @@ class Trainer:
         self.directory = directory
         self.files = files
         self.checkpoints = CheckpointFolder(directory.checkpoints, config.trainer.checkpoint)
-        self.saver = Saver(self.checkpoints, background=config.trainer.checkpoint.background)
+        world = engine.layout.world
+        self.saver = Saver(self.checkpoints, background=config.trainer.checkpoint.background, timeout=world.timeout)
         self.validation = Validation(config.trainer, engine=engine, stream=stream, named=named)
         self.observers = Observers()
         """The user's own, once the run has begun."""
         self.observer_stop: str | None = None
         """Why an observer has ended the run; the same on every rank."""
-        self.council = Council()
-        world = engine.layout.world
+        self.council = Council(world.timeout)
         self.watchdog = Watchdog(config.trainer.on_fault.hang_seconds, rank=world.rank, size=world.size)
         self.signals = StopSignals()
         self.step = 0

@@ -11,7 +11,7 @@ import shlex
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import torch
@@ -24,7 +24,8 @@ from torch._C._distributed_c10d import (  # torch.distributed has them, but not 
 from torch.distributed.rendezvous import rendezvous
 
 from scmf.core.errors import MachineError
-from scmf.model.device import local_device, use_device
+from scmf.core.text import counted
+from scmf.model.device import gpu_count, local_device, use_device
 from scmf.train.launch import PORTS, in_slurm_step
 
 TIMEOUT = timedelta(minutes=30)
@@ -44,6 +45,8 @@ class World:
     local_size: int
     """Ranks on this node."""
     device: torch.device
+    timeout: timedelta = TIMEOUT
+    """Of every collective, in whatever group."""
 
     @property
     def is_first(self) -> bool:
@@ -61,18 +64,23 @@ def patience(hang_seconds: float | None) -> timedelta:
 
 
 @contextmanager
-def join_world(timeout: timedelta = TIMEOUT) -> Iterator[World]:
+def join_world(timeout: timedelta = TIMEOUT, *, tensor: int = 1) -> Iterator[World]:
     """Join the other ranks for the time of the block; alone where no launcher has set an environment.
 
     Args:
         timeout: of every collective.
+        tensor: ranks that will share a layer.
 
     Raises:
-        MachineError: the environment is incomplete, or the other ranks cannot be reached.
+        MachineError: the environment is incomplete, there is no GPU for this rank, or the other ranks cannot be
+            reached.
     """
-    world = read_environment()
-    # Megatron's overlap of communication and computation relies on it; read when CUDA starts.
-    os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
+    world = replace(read_environment(), timeout=timeout)
+    _refuse_without_gpu_of_its_own(world, gpus=gpu_count())
+    if tensor > 1:
+        # In one queue a layer's sum over ranks starts before the product that hides it; FSDP wants several. Read when
+        # CUDA starts. Source: Megatron-LM, megatron/training/arguments.py.
+        os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "1")
     use_device(world.device)
     torch.set_num_threads(_threads(world))
     backend = "nccl" if world.device.type == "cuda" else "gloo"
@@ -93,6 +101,25 @@ def join_world(timeout: timedelta = TIMEOUT) -> Iterator[World]:
         yield world
     finally:
         dist.destroy_process_group()
+
+
+def _refuse_without_gpu_of_its_own(world: World, *, gpus: int) -> None:
+    """Two ranks on one GPU would fail in the first collective, in NCCL's words.
+
+    Args:
+        world: this rank.
+        gpus: that it can see; Slurm may show each task its own alone.
+    """
+    if not gpus or world.local_rank < gpus or (gpus == 1 and in_slurm_step()):
+        return
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "not set")
+    raise MachineError(
+        f"rank {world.rank} is number {world.local_rank}, from 0, of this node's {world.local_size}, and sees "
+        f"{counted(gpus, 'GPU')}",
+        where=f"LOCAL_RANK={world.local_rank}, CUDA_VISIBLE_DEVICES={visible}",
+        fix=f"start at most {counted(gpus, 'rank')} a node (torchrun --nproc-per-node {gpus}), or set "
+        "CUDA_VISIBLE_DEVICES= for ranks on cores",
+    )
 
 
 def _meeting_place(timeout: timedelta) -> Store:
