@@ -140,6 +140,16 @@ def test_too_many_classes_are_refused(store, monkeypatch):
         _read(store, ClassColumn("name"))
 
 
+def test_names_of_cells_are_no_classes_unless_they_are_listed(store):
+    with pytest.raises(ConfigError) as caught:
+        _read(store, ClassColumn("name"))
+    assert caught.value.what.startswith("obs column 'name' has 400 different values among 400 training cells")
+    assert "classes: [...]" in caught.value.fix
+    listed = _read(store, ClassColumn("name", ("cell 1", "cell 2")))
+    assert "it: 2 of 2 classes have one training cell each, and can only be memorised" in listed.notes
+    assert not any("one training cell" in note for note in _read(store, ClassColumn("type")).notes)
+
+
 def test_a_joined_store_has_the_labels_of_its_stores(tmp_path_factory, obs, store):
     other = _store(tmp_path_factory, obs.iloc[:30].drop(columns="dose"))
     both = JoinedStore([store, other], weights=[1.0, 1.0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -174,6 +175,17 @@ def test_a_checkpoint_of_another_optimizer_is_refused_by_name(changes, named, tm
     with pytest.raises(CheckpointError, match=named):
         refuse_another_run(here, ADAMW, tmp_path, by_epochs=False)
     refuse_another_run(ADAMW, ADAMW, tmp_path, by_epochs=False)
+
+
+def test_what_only_one_side_has_is_absent_from_the_other(tmp_path):
+    with_head = replace(ADAMW, model={"head line": "classify A, B (0), pool mean"})
+    here, head = "this configuration", "head line is classify A, B (0), pool mean"
+    for sides, said in (
+        ((with_head, ADAMW), f"model {head} in {here} and absent from the checkpoint"),
+        ((ADAMW, with_head), f"model head line is absent from {here} and classify A, B (0), pool mean in the checkp"),
+    ):
+        with pytest.raises(CheckpointError, match=re.escape(said)):
+            refuse_another_run(*sides, tmp_path, by_epochs=False)
 
 
 def test_momentum_is_part_of_what_a_resumed_run_has_to_keep():

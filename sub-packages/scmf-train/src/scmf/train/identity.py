@@ -104,6 +104,9 @@ def _pairs(name: str, here: Mapping[str, Any], there: Mapping[str, Any]) -> list
 def _refuse_difference(pairs: list[tuple[str, Any, Any]], folder: Path, fix: str) -> None:
     for name, here, there in pairs:
         if here != there:
-            raise CheckpointError(
-                f"{name} is {here} in this configuration and {there} in the checkpoint", where=str(folder), fix=fix
-            )
+            sides = _side(here, "this configuration"), _side(there, "the checkpoint")
+            raise CheckpointError(f"{name} is {' and '.join(sides)}", where=str(folder), fix=fix)
+
+
+def _side(value: object, place: str) -> str:
+    return f"absent from {place}" if value is None else f"{value} in {place}"
