@@ -47,29 +47,18 @@ class Collator:
             keys: (k,) uint64 key of each cell's corruption.
             layout: which cell goes where.
         """
-        return tuple(
-            self._microbatch(tokens, (cell_ids, keys), layout.positions, (members, starts))
-            for members, starts in zip(layout.cells, layout.starts, strict=True)
-        )
-
-    def _microbatch(
-        self,
-        tokens: Tokens,
-        cells: tuple[LongArray, KeyArray],
-        n_positions: int,
-        places: tuple[LongArray, LongArray],
-    ) -> Microbatch:
         vocabulary, corruption = self.vocabulary, self.corruption or Corruption(1.0, 0.0, 0.0)
         first_gene = _NO_GENE if self.corruption is None else vocabulary.first_gene
-        fields = lay_microbatch(
-            (tokens.ids, tokens.offsets),
-            cells,
-            places,
-            (n_positions, self.seq_length),
+        what = (
+            (layout.positions, self.seq_length),
             (vocabulary.pad, vocabulary.mask, first_gene, len(vocabulary.gene_ids)),
             (corruption.threshold, corruption.mask, corruption.random),
         )
-        return with_cell_targets(Microbatch(*fields), self.labels, starts=places[1])
+        laid = []
+        for places in zip(layout.cells, layout.starts, strict=True):
+            fields = lay_microbatch((tokens.ids, tokens.offsets), (cell_ids, keys), places, *what)
+            laid.append(with_cell_targets(Microbatch(*fields), self.labels, starts=places[1]))
+        return tuple(laid)
 
 
 @_jit

@@ -99,9 +99,12 @@ def packed_layout(lengths: LongArray, *, budget: int, align: int) -> Layout:
     even = _longest_first(lengths, order, n_packs)
     if n_packs and np.bincount(even[filled], weights=lengths[filled]).max() <= budget:
         pack = even
-    cells = [filled[pack[filled] == p] for p in range(n_packs)] or [filled]
-    starts = [_ends(lengths[members])[:-1] for members in cells]
-    used = max(int(lengths[members].sum()) for members in cells)
+    packed = filled[np.argsort(pack[filled], kind="stable")]
+    bounds = np.cumsum(np.bincount(pack[filled], minlength=n_packs))[:-1]
+    cells = np.split(packed, bounds)
+    ends = [np.cumsum(sizes) for sizes in np.split(lengths[packed], bounds)]
+    starts = [end - lengths[members] for members, end in zip(cells, ends, strict=True)]
+    used = max((int(end[-1]) for end in ends if len(end)), default=0)
     return Layout(max(align, _round_up(used, align)), tuple(cells), tuple(starts))
 
 
@@ -147,10 +150,6 @@ def layout_of(lengths: LongArray, data: DataConfig, *, align: int) -> Layout:
 
 def _falling(lengths: LongArray) -> LongArray:
     return np.argsort(-lengths, kind="stable")
-
-
-def _ends(lengths: LongArray) -> LongArray:
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
 
 
 def _round_up(n: int, multiple: int) -> int:
