@@ -15,11 +15,14 @@ import numpy as np
 from bench_peer import forget
 
 from scmf.core.batch import StepBatch
+from scmf.data.collate import Collator
 from scmf.data.config import CellsConfig
 from scmf.data.lookahead import LookAhead
 from scmf.data.masks import Corruption
 from scmf.data.medians import write_vocabulary
+from scmf.data.packing import layout_of
 from scmf.data.rank import RankTokenizer
+from scmf.data.rank_order import write_rank_ordered
 from scmf.data.readahead import ask_for_cells, expect_random_access
 from scmf.data.store import CellStore
 from scmf.data.stream import CellStream
@@ -27,6 +30,7 @@ from scmf.data.vocabulary import load_vocabulary
 
 _SEQ_LENGTH: Final = 2048
 _BATCH: Final = 64
+_CORRUPTION: Final = Corruption(0.15, 0.8, 0.02)
 _LAYOUTS: Final[dict[str, dict[str, Any]]] = {
     "packed, 64 cells a step": {"global_batch_size": 64, "microbatch_tokens": 16_384},
     "packed, 512 cells a step": {"global_batch_size": 512, "microbatch_tokens": 16_384},
@@ -39,7 +43,7 @@ def measure_load(store_path: Path, work: Path) -> None:
 
     Args:
         store_path: folder of the store.
-        work: folder for the vocabulary.
+        work: folder for the vocabulary and for the same cells in rank order.
     """
     store = CellStore.open(store_path)
     values = sum(len(part.data) for part in store.parts) / len(store)
@@ -47,16 +51,44 @@ def measure_load(store_path: Path, work: Path) -> None:
     vocabulary = work / "vocabulary.parquet"
     begin = time.thread_time()
     write_vocabulary(store_path, vocabulary)
-    print(f"{'load, one thread':<34}{'cells/CPU-s':>12}{'fill':>8}")
-    _line("medians (compiling included)", len(store) / (time.thread_time() - begin))
-    tokenizer = RankTokenizer(load_vocabulary(str(vocabulary)), gene_ids=store.gene_ids, seq_length=_SEQ_LENGTH)
+    print(f"medians, compiling included: {len(store) / (time.thread_time() - begin):,.0f} cells/CPU-s")
+    loaded = load_vocabulary(str(vocabulary))
+    ranked = write_rank_ordered(store_path, work / "ranked", loaded)
+    tokenizer = RankTokenizer(loaded, gene_ids=store.gene_ids, seq_length=_SEQ_LENGTH)
     cells = np.random.default_rng(0).integers(0, len(store), (200, 64))
-    _line("rank tokens, 64 random cells", 64 * _rate(lambda i: tokenizer.encode(store, cells[i]), 200))
+    encode = (lambda i: tokenizer.encode(store, cells[i]), lambda i: tokenizer.encode(ranked, cells[i]))
+    tokens = [64 * _rate(call, 200) for call in encode]
+    titles = f"{'as stored':>10}{'rank order':>12}{'tensors alone':>15}{'share':>7}{'fill':>7}"
+    print(f"{'cells/CPU-s of one thread':<34}{titles}")
+    print(f"{'rank tokens, 64 random cells':<34}{tokens[0]:>10,.0f}{tokens[1]:>12,.0f}")
     for name, layout in _LAYOUTS.items():
-        stream = _stream(store_path, vocabulary, layout)
-        size = stream.config.global_batch_size
-        rate = size * _rate(_stepper(stream, size), max(4, 12_800 // size))
-        _line(name, rate, fill=_fill(stream.step(0)))
+        _print_layout(name, _stream(store_path, vocabulary, layout), _stream(work / "ranked", vocabulary, layout))
+
+
+def _print_layout(name: str, stream: CellStream, ranked: CellStream) -> None:
+    """One line: steps as stored, in rank order, and what writing their tensors alone would allow."""
+    size = stream.config.global_batch_size
+    n = max(4, 12_800 // size)
+    rates = [size * _rate(step, n) for step in (_stepper(stream, size), _stepper(ranked, size), _writer(stream, n))]
+    line = f"{name:<34}{rates[0]:>10,.0f}{rates[1]:>12,.0f}{rates[2]:>15,.0f}{rates[1] / rates[2]:>7.0%}"
+    print(f"{line}{_fill(stream.step(0)):>7.1%}")
+
+
+def _writer(stream: CellStream, n: int) -> Callable[[int], object]:
+    """Writes the masked microbatches of a step whose cells, tokens and layout are known."""
+    collator = Collator(stream.vocabulary, _SEQ_LENGTH, _CORRUPTION)
+    ready = []
+    for i in range(min(n, 50)):
+        draw = stream.draw(i * stream.config.global_batch_size)
+        tokens = stream.tokenizer.encode(stream.store, draw.cell_ids)
+        ready.append((tokens, draw, layout_of(tokens.lengths, stream.config, align=stream.align)))
+
+    def write(i: int) -> object:
+        """The microbatches of one of these steps."""
+        tokens, draw, layout = ready[i % len(ready)]
+        return collator.collate(tokens, cell_ids=draw.cell_ids, keys=draw.keys, layout=layout)
+
+    return write
 
 
 def measure_own(store_path: Path, work: Path, *, seconds: float) -> dict[str, float]:
@@ -136,7 +168,7 @@ def _stepper(stream: CellStream, size: int) -> Callable[[int], object]:
 def _stream(store: Path, vocabulary: Path, layout: dict[str, Any]) -> CellStream:
     tokenizer = {"kind": "rank", "vocabulary": str(vocabulary), "seq_length": _SEQ_LENGTH}
     config = CellsConfig.model_validate({"kind": "cells", "store": str(store), "tokenizer": tokenizer, **layout})
-    return CellStream(CellStore.open(store), config, objective=Corruption(0.15, 0.8, 0.02), seed=0)
+    return CellStream(CellStore.open(store), config, objective=_CORRUPTION, seed=0)
 
 
 def _rate(call: Callable[[int], object], n: int) -> float:
@@ -154,7 +186,3 @@ def _fill(batch: StepBatch) -> float:
     """Real tokens of all positions."""
     positions = sum(len(microbatch.input_ids) for microbatch in batch.microbatches)
     return sum(microbatch.tokens for microbatch in batch.microbatches) / positions
-
-
-def _line(name: str, rate: float, *, fill: float | None = None) -> None:
-    print(f"{name:<34}{rate:>12,.0f}{'' if fill is None else f'{fill:.1%}':>8}")
