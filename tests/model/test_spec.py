@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
+import tomllib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from scmf.core.errors import MachineError
-from scmf.model import spec
+from scmf.model import device, spec
 from scmf.model.config import EncoderConfig
-from scmf.model.device import has_gpu
+from scmf.model.device import TRANSFORMER_ENGINE, has_gpu
 from scmf.model.initial import draw_weights, global_names
 from scmf.model.megatron import IdentityOp
 from scmf.model.pack import Pack
@@ -122,8 +126,65 @@ def gpu(monkeypatch):
 def test_a_gpu_computes_by_transformer_engine(gpu, precision):
     assert choose_kernels(precision) == "te"
     gpu.setattr(spec, "has_transformer_engine", lambda: False)
-    with pytest.raises(MachineError, match="a GPU but no Transformer Engine"):
+    gpu.setattr(spec, "transformer_engine_fault", lambda: "OSError: libcudnn.so.9")
+    with pytest.raises(MachineError, match=r"no Transformer Engine that can be imported .*libcudnn") as refused:
         choose_kernels(precision)
+    assert TRANSFORMER_ENGINE in refused.value.fix
+
+
+@pytest.mark.parametrize(
+    ("package", "fault"),
+    [
+        pytest.param(
+            {"__init__": "raise RuntimeError('no libtransformer_engine.so')"}, "no libtransf", id="no library"
+        ),
+        pytest.param({"__init__": ""}, "No module named 'transformer_engine.pytorch'", id="without its part for torch"),
+        pytest.param(
+            {"__init__": "", "pytorch/__init__": ""}, "'transformer_engine.pytorch.fp8'", id="of another time"
+        ),
+    ],
+)
+def test_a_half_installed_transformer_engine_on_a_gpu_is_hidden_from_megatron_and_told(
+    monkeypatch, tmp_path, package, fault
+):
+    for name, text in package.items():
+        path = tmp_path / "transformer_engine" / f"{name}.py"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    # Set first, so that all of them are put back.
+    for name in ("transformer_engine", "transformer_engine.pytorch"):
+        monkeypatch.setitem(sys.modules, name, None)
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(device, "has_gpu", lambda: True)
+    device.transformer_engine_fault.cache_clear()
+    try:
+        device.hide_unusable_transformer_engine()
+        assert not device.has_transformer_engine()
+        assert fault in device.transformer_engine_fault()
+        with pytest.raises(ImportError):
+            importlib.import_module("transformer_engine.pytorch.fp8")  # what Megatron asks for, and catches
+    finally:
+        device.transformer_engine_fault.cache_clear()
+
+
+def test_what_is_installed_for_gpus_is_what_the_error_says():
+    packages = Path(__file__).parents[2] / "sub-packages"
+    extras = tomllib.loads((packages / "scmf-model" / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert extras["gpu"] == [TRANSFORMER_ENGINE]
+    doctor = packages / "scmf-train" / "src" / "scmf" / "train" / "doctor" / "programs.py"
+    assert TRANSFORMER_ENGINE in doctor.read_text()  # which imports no torch
+
+
+def test_kernels_are_compiled_where_there_is_a_compiler_and_pythons_headers(monkeypatch, tmp_path):
+    monkeypatch.setenv("CC", "cc")
+    monkeypatch.setattr(device.sysconfig, "get_path", lambda _: str(tmp_path))
+    assert not device.can_compile()
+    (tmp_path / "Python.h").touch()
+    assert device.can_compile()
+    monkeypatch.delenv("CC")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not device.can_compile()
 
 
 def test_fp32_is_computed_by_the_local_parts_on_a_gpu_too_because_transformer_engine_would_take_tf32(gpu):

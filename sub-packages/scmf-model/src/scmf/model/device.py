@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import gc
-import importlib.util
+import importlib
 import os
+import shutil
 import sys
+import sysconfig
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -100,19 +104,46 @@ def seed_generators(seed: int) -> None:
     torch.manual_seed(seed)  # noqa: TID251
 
 
+TRANSFORMER_ENGINE = "transformer-engine[pytorch]>=2.9,<2.12"
+"""What to install. Source: the versions that Megatron-Core 0.16.1 names in its own metadata."""
+
+
+@functools.cache
+def transformer_engine_fault() -> str | None:
+    """Why Transformer Engine cannot be imported, in its own last words; None where it can. Only on a GPU."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # The second is what Megatron-Core 0.16.1 imports; where it is missing, Megatron does without all of it.
+            for name in ("transformer_engine.pytorch", "transformer_engine.pytorch.fp8"):
+                importlib.import_module(name)
+    except Exception as error:  # RuntimeError, OSError and AssertionError have been seen
+        return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+    return None
+
+
 def has_transformer_engine() -> bool:
-    """Whether Transformer Engine can be used: installed, and there is a GPU, without which it builds nothing."""
-    return has_gpu() and importlib.util.find_spec("transformer_engine") is not None
+    """Whether Transformer Engine can be used: it can be imported, and there is a GPU, without which it does nothing."""
+    return has_gpu() and transformer_engine_fault() is None
 
 
-def hide_transformer_engine_without_gpu() -> None:
+def hide_unusable_transformer_engine() -> None:
     """Keep a Transformer Engine that cannot work here from being imported by Megatron-Core.
 
     A half-installed one raises RuntimeError or OSError where Megatron catches ImportError only, so that
     `import megatron.core` itself would fail (seen with 0.16.1). None in sys.modules makes it an ImportError.
     """
-    if not has_gpu() and "transformer_engine" not in sys.modules:
-        sys.modules["transformer_engine"] = None  # type: ignore[assignment]
+    if not has_transformer_engine():
+        sys.modules.setdefault("transformer_engine", None)  # type: ignore[arg-type]
+
+
+def can_compile() -> bool:
+    """Whether torch.compile can make a GPU's kernels here: Triton asks for a C compiler and for Python's headers.
+
+    Source: triton/runtime/build.py.
+    """
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    return bool(compiler) and Path(sysconfig.get_path("include"), "Python.h").exists()
 
 
 @contextmanager

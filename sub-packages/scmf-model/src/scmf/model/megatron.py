@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from scmf.model.device import hide_transformer_engine_without_gpu, uncompiled_without_gpu
+from scmf.model.device import hide_unusable_transformer_engine, uncompiled_without_gpu
 
 
 @contextmanager
@@ -30,7 +30,7 @@ def _without_wandb() -> Iterator[None]:
         del sys.modules["wandb"]
 
 
-hide_transformer_engine_without_gpu()
+hide_unusable_transformer_engine()
 with warnings.catch_warnings(), _without_wandb(), uncompiled_without_gpu():
     warnings.simplefilter("ignore")
     from megatron.core import dist_checkpointing, tensor_parallel

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from scmf.core.errors import MachineError
 from scmf.model.attention import PackedAttention
-from scmf.model.device import has_gpu, has_transformer_engine
+from scmf.model.device import TRANSFORMER_ENGINE, has_gpu, has_transformer_engine, transformer_engine_fault
 from scmf.model.megatron import (
     MLP,
     AttnMaskType,
@@ -101,10 +101,10 @@ def choose_kernels(precision: Precision | Arithmetic) -> Kernels:
     if has_transformer_engine():
         return "te"
     raise MachineError(
-        "this machine has a GPU but no Transformer Engine",
+        f"this machine has a GPU but no Transformer Engine that can be imported ({transformer_engine_fault()})",
         where="scmf.model.spec",
-        fix="pip install 'transformer-engine[pytorch]' (docs/gpu.md), CUDA_VISIBLE_DEVICES= to run on the CPU, or "
-        "trainer.precision=fp32, which is slow",
+        fix=f"pip install --no-build-isolation '{TRANSFORMER_ENGINE}' (docs/gpu.md), CUDA_VISIBLE_DEVICES= to run on "
+        "the CPU, or trainer.precision=fp32, which is slow",
     )
 
 
@@ -129,7 +129,7 @@ def transformer_engine_parts() -> Parts:
         raise MachineError(
             "Transformer Engine is not usable here: it needs a CUDA device and its package",
             where="scmf.model.spec",
-            fix="pip install 'transformer-engine[pytorch]' on a machine with a GPU (docs/gpu.md)",
+            fix=f"pip install --no-build-isolation '{TRANSFORMER_ENGINE}' on a machine with a GPU (docs/gpu.md)",
         )
     # Its attention without a fused kernel keeps segments x heads x longest x longest numbers: never taken unasked.
     os.environ.setdefault("NVTE_UNFUSED_ATTN", "0")

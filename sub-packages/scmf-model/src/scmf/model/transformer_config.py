@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 
 from scmf.model.config import BackboneConfig
+from scmf.model.device import can_compile
 from scmf.model.megatron import TransformerConfig
 
 Precision = Literal["fp32", "bf16", "fp16", "fp8"]
@@ -122,7 +123,7 @@ def transformer_config(config: BackboneConfig, *, layout: ModelLayout, precision
         output_layer_init_method=_leave,
         use_cpu_initialization=not on_gpu,
         batch_p2p_sync=on_gpu,
-        bias_dropout_fusion=on_gpu,
+        bias_dropout_fusion=on_gpu and can_compile(),
         # Megatron's fused bias and GELU is the tanh approximation: the model would not be the same on a CPU.
         bias_activation_fusion=False,
         masked_softmax_fusion=False,

@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from scmf.core.config_write import to_yaml
 from scmf.core.text import counted
 from scmf.data.config import DataConfig
 from scmf.data.step_stream import Replica, StepStream
 from scmf.data.stream_report import report_stream
-from scmf.model.device import device_name
+from scmf.model.device import can_compile, device_name
 from scmf.model.spec import choose_kernels
 from scmf.model.transformer import VocabularyShape
 from scmf.model.transformer_config import Precision
@@ -86,12 +88,19 @@ def resolve(config: MainConfig, layout: Layout, max_steps: int) -> Resolved:
     refuse_memory_history(config.trainer.log.memory_history, device)
     return Resolved(
         precision=precision,
-        kernels=choose_kernels(precision),
+        kernels=_kernels(precision, device),
         device=device_name(layout.world.device),
         ranks=layout.world.size,
         replicas=layout.replicas,
         max_steps=max_steps,
     )
+
+
+def _kernels(precision: Precision, device: torch.device) -> str:
+    """The layers' kernels, in a word or two."""
+    apart = device.type == "cuda" and not can_compile()
+    kernels: str = choose_kernels(precision)
+    return f"{kernels} (dropout unfused: no C compiler with Python's headers)" if apart else kernels
 
 
 def build_trainer(config: MainConfig, layout: Layout) -> tuple[Trainer, Resolved]:
@@ -164,7 +173,7 @@ def run(config: MainConfig, layout: Layout, *, resume: str | None) -> int:
     by_epochs = config.trainer.max_epochs is not None
     with ExitStack() as stack:
         start = on_first(lambda: claim(trainer, stack, resume=resume, by_epochs=by_epochs))
-        together(start.check_visible)
+        together(lambda: start.check_visible(trainer.directory))
         console = stack.enter_context(together(lambda: _open(trainer, resolved)))
         start.take(trainer, console)
         if trainer.over:

@@ -184,7 +184,7 @@ def check_transformer_engine(*, gpus: int) -> Check:
         f"{version or 'installed'}, and cannot be imported: {failure}",
         where=sys.prefix,
         fix="install the wheel that was built for this torch and CUDA: pip install --no-build-isolation "
-        "--force-reinstall 'transformer-engine[pytorch]'",
+        "--force-reinstall 'transformer-engine[pytorch]>=2.9,<2.12'",
     )
 
 
