@@ -8,8 +8,10 @@ import pytest
 
 from scmf.core.errors import ConfigError
 from scmf.train.bionemo_flags import FLAGS, WITHOUT_ONE_WORD, said_here
+from scmf.train.cli_plan import plan_command
 from scmf.train.cli_recipe import recipe_command
 from scmf.train.cli_train import train_command
+from scmf.train.key_flags import key_of
 from scmf.train.recipe import RecipeArguments
 from scmf.train.recipes import find_recipe
 
@@ -49,6 +51,31 @@ def test_the_way_out_is_the_same_command_in_our_words():
         "trainer.profile={tool: nsys}",
     ]
     assert shlex.split(error.value.fix) == ["scmf-train", "--config", "cfg.yaml", *ours, "trainer.seed=1"]
+
+
+@pytest.mark.parametrize(
+    ("given", "ours"),
+    [
+        ("--result-dir results/a", "trainer.result_dir=results/a"),
+        ("--data-path 'my cells'", "'data.store=my cells'"),
+        ("--max_steps=100", "trainer.max_steps=100"),
+        ("--learning-rate 3e-4 --epochs 2", "trainer.optimizer.lr=3e-4 trainer.max_epochs=2"),
+        ("--batch-size 8 trainer.seed=1", "data.global_batch_size=8 trainer.seed=1"),
+        ("--fsdp --seed 7", "trainer.parallel.fsdp=true trainer.seed=7"),
+        ("--num-steps 10 --hidden 64", "trainer.max_steps=10 model.hidden=64"),
+    ],
+)
+@pytest.mark.parametrize(("name", "command"), [("scmf-train", train_command), ("scmf-plan", plan_command)])
+def test_a_key_given_as_a_flag_is_answered_with_the_word_that_sets_it(name, command, given, ours):
+    with pytest.raises(ConfigError) as error:
+        command(["--config", "cfg.yaml", *shlex.split(given)])
+    assert error.value.fix == f"{name} --config cfg.yaml {ours}"
+    assert "is no flag here" in error.value.what or "BioNeMo" in error.value.what
+
+
+def test_a_flag_that_names_no_key_or_several_is_no_key():
+    assert [key_of(flag) for flag in ("--every", "--kind", "--zzz", "--name")] == [None] * 4
+    assert key_of("--warmup") == "trainer.schedule.warmup_steps"  # and not that of a section that is not there
 
 
 def test_flags_that_both_programs_have_are_no_habit(tmp_path):

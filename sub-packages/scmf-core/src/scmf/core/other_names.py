@@ -37,6 +37,7 @@ _NAMES = {
     "recompute": ("gradient_checkpointing", "activation_checkpointing"),
     "tensor": ("tensor_model_parallel_size", "tp", "tensor_parallel"),
     "pipeline": ("pipeline_model_parallel_size", "pp", "pipeline_parallel"),
+    "store": ("data_path", "dataset", "data_dir", "train_data"),
     "init_from": ("pretrained", "initial_ckpt_path", "restore_from", "model_name_or_path"),
 }
 """Our key: what Lightning, Hugging Face, NeMo, BioNeMo and nanoGPT call it."""

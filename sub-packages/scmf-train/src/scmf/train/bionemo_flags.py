@@ -1,4 +1,4 @@
-"""Flags of BioNeMo's commands: a flag that somebody gives by habit goes in; what says the same here comes out.
+"""Flags that somebody gives by habit: BioNeMo's, or a key of the configuration; what says the same here comes out.
 
 Source: NVIDIA/bionemo-framework, `train_geneformer` and `bionemo-geneformer-train`.
 """
@@ -6,11 +6,12 @@ Source: NVIDIA/bionemo-framework, `train_geneformer` and `bionemo-geneformer-tra
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from scmf.core.command import Parser
 from scmf.core.errors import ConfigError
+from scmf.train.key_flags import key_of
 
 FLAGS: Final[dict[str, str]] = {
     "--data-dir": "data.store={}",
@@ -75,26 +76,45 @@ def said_here(flag: str, value: str | None) -> str | None:
     return template.format(value)
 
 
+def set_by_word(flag: str, value: str | None) -> str | None:
+    """The word that sets the key which a flag names; None where it names none.
+
+    Args:
+        flag: with its dashes.
+        value: that was given to it; None where none was, which is taken for `true`.
+    """
+    key = key_of(flag)
+    return None if key is None else f"{key}={'true' if value is None else value}"
+
+
 class TrainingParser(Parser):
-    """The parser of a command that people who come from BioNeMo give its flags to."""
+    """The parser of a command that takes `a.b=value` words, and that flags are given to in their place."""
 
     def explain_foreign(self, parser: Parser) -> None:
-        """Name what stands for each flag of BioNeMo's, with the same command in our words.
+        """Name what stands for each flag of BioNeMo's or of a key, with the same command in our words.
 
         Raises:
             ConfigError: where one was given that this command does not have.
         """
-        given = [word.partition("=")[0] for word in parser.words or ()]
-        known = {*FLAGS, *WITHOUT_ONE_WORD} - {*parser.options()}
-        found = [flag for flag in dict.fromkeys(given) if flag in known]
-        if not found:
+        given = [word.partition("=")[0] for word in parser.words or () if word.startswith("--")]
+        unknown = [flag for flag in dict.fromkeys(given) if flag not in parser.options()]
+        theirs = [flag for flag in unknown if flag in FLAGS or flag in WITHOUT_ONE_WORD]
+        keys = [flag for flag in unknown if flag not in theirs and key_of(flag) is not None]
+        if theirs:
+            meanings = [f"{flag} is {_template(flag)}" for flag in theirs]
+            what = f"{theirs[0]} is a flag of BioNeMo's; here {'; '.join(meanings)}"
+        elif keys:
+            what = (
+                f"{keys[0]} is no flag here: keys of the configuration are set by words such as {key_of(keys[0])}=..."
+            )
+        else:
             return
-        meanings = [f"{flag} is {_template(flag)}" for flag in found]
-        raise ConfigError(
-            f"{found[0]} is a flag of BioNeMo's; here {'; '.join(meanings)}",
-            where="command line",
-            fix=shlex.join([*self.prog.split(), *_translated(parser.words or (), known)]),
-        )
+
+        def said(flag: str, value: str | None) -> str | None:
+            return said_here(flag, value) if flag in theirs else set_by_word(flag, value)
+
+        words = _translated(parser.words or (), {*theirs, *keys}, said)
+        raise ConfigError(what, where="command line", fix=shlex.join([*self.prog.split(), *words]))
 
 
 def _template(flag: str) -> str:
@@ -103,8 +123,10 @@ def _template(flag: str) -> str:
     return WITHOUT_ONE_WORD[flag]
 
 
-def _translated(words: Sequence[str], foreign: set[str]) -> Iterator[str]:
-    """The words of a command with those of BioNeMo in ours; those without a single word are left out."""
+def _translated(
+    words: Sequence[str], foreign: set[str], said: Callable[[str, str | None], str | None]
+) -> Iterator[str]:
+    """The words of a command with foreign flags in ours; those without a single word are left out."""
     rest = list(words)
     while rest:
         word = rest.pop(0)
@@ -115,6 +137,6 @@ def _translated(words: Sequence[str], foreign: set[str]) -> Iterator[str]:
         values = [value] if equals else []
         while rest and not rest[0].startswith("--") and "=" not in rest[0]:
             values.append(rest.pop(0))  # some flags take several
-        said = said_here(flag, values[0] if values else None)
-        if said is not None:
-            yield said
+        ours = said(flag, values[0] if values else None)
+        if ours is not None:
+            yield ours

@@ -12,11 +12,11 @@ from pathlib import Path
 from shlex import join
 from typing import NoReturn
 
-from scmf.core.command import Parser
 from scmf.core.errors import ConfigError, StoreError, run_command
 from scmf.data.manifest import expect_store
 from scmf.data.step_stream import Replica, StepStream
 from scmf.train.alignment import align_of
+from scmf.train.bionemo_flags import TrainingParser
 from scmf.train.config import MainConfig, load_config, with_steps
 from scmf.train.objective import objective_of
 from scmf.train.plan.advice import refuse_misfit
@@ -77,7 +77,7 @@ def _with_seconds(argv: Sequence[str]) -> list[str]:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
+    parser = TrainingParser(
         prog="scmf-plan",
         description="Say what a run will take before it runs: work, memory, time.",
         epilog=_EXAMPLES,
