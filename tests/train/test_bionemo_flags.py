@@ -74,7 +74,7 @@ def test_a_key_given_as_a_flag_is_answered_with_the_word_that_sets_it(name, comm
 
 
 def test_a_flag_that_names_no_key_or_several_is_no_key():
-    assert [key_of(flag) for flag in ("--every", "--kind", "--zzz", "--name")] == [None] * 4
+    assert [key_of(flag) for flag in ("--every", "--kind", "--zzz")] == [None] * 3
     assert key_of("--warmup") == "trainer.schedule.warmup_steps"  # and not that of a section that is not there
 
 
