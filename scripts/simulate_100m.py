@@ -25,10 +25,9 @@ import numpy as np
 import pandas as pd
 import xxhash
 
-from scmf.data.manifest import MANIFEST, FileRecord, Manifest, PartRecord, dump_manifest
+from scmf.data.manifest import MANIFEST, FileRecord, Manifest, PartRecord, describe_file, dump_manifest
 from scmf.data.obs import write_tables
 from scmf.data.shard import ShardWriter, array_document, padded_bytes, shard_index, write_document
-from scmf.data.store_writer import describe_file
 
 CELLS_A_PART: Final = 1_000_000
 VALUES_A_CELL: Final = 2_000

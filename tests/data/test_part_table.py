@@ -92,10 +92,10 @@ def test_a_cell_outside_the_store_is_an_error(mixed, bad):
 @pytest.mark.parametrize("value", [-8, 10**15])
 def test_a_damaged_indptr_is_an_error_and_not_a_read_outside(mixed, tmp_path, value):
     shutil.copytree(mixed.path, tmp_path / "s")
+    store = CellStore.open(tmp_path / "s")  # which would find it
     with (tmp_path / "s" / "part-00000" / "X" / "indptr" / "c" / "0").open("r+b") as file:
         file.seek(8 * 7)
         file.write(np.int64(value).tobytes())
-    store = CellStore.open(tmp_path / "s")
     with pytest.raises(StoreError) as caught:
         store.table.find(np.array([3, 6]))
     assert caught.value.where.endswith("part-00000/X/indptr")

@@ -8,15 +8,14 @@ import pytest
 from scmf.core.errors import StoreError
 from scmf.data.masks import Corruption
 from scmf.data.stand_ins import StandIns
-from scmf.data.store import CellStore
 from scmf.data.stream import CellStream, Replica
 from support.real import real_config
-from support.spoilt import LOST, spoil
+from support.spoilt import LOST, spoil_open
 
 
 @pytest.fixture
 def spoilt(demo_store, tmp_path):
-    return CellStore.open(spoil(demo_store, tmp_path / "store"))
+    return spoil_open(demo_store, tmp_path / "store")
 
 
 def open_stream(store, *, number=0, of=1):

@@ -13,8 +13,15 @@ import pytest
 from scmf.core.errors import StoreError
 from scmf.data.ingest.convert import convert
 from scmf.data.ingest.plan import ConvertOptions
+from scmf.data.labels import read_labels
+from scmf.data.objective import NumberColumn
+from scmf.data.split import RunSet
 from scmf.data.store import CellStore
 from scmf.data.verify import verify_store
+
+EVERYTHING = RunSet(np.zeros(1, np.int64), np.array([0, 210]))
+NUMBERS = "n_counts"
+"""A column of numbers of the demo store."""
 
 
 @pytest.fixture
@@ -170,14 +177,55 @@ def test_a_folder_without_a_store_says_how_to_make_one(tmp_path):
 @pytest.mark.parametrize("value", [-1, 10**9])
 def test_an_indptr_that_points_outside_is_an_error_and_not_a_crash(store, value):
     path = store / "part-00000" / "X" / "indptr" / "c" / "0"
-    overwrite(path, 8 * 7, np.int64(value).tobytes())
     opened = CellStore.open(store)
+    overwrite(path, 8 * 7, np.int64(value).tobytes())  # opening would find it
     with pytest.raises(StoreError, match="lies outside") as caught:
         opened.fetch([7])
     assert caught.value.where.endswith("part-00000/X/indptr")
     with pytest.raises(StoreError):
         opened.lengths([6])
     assert len(opened.fetch([20]).counts)
+
+
+def flip(path, offset):
+    raw = bytearray(path.read_bytes())
+    raw[offset] ^= 1
+    path.write_bytes(raw)
+
+
+def test_a_boundary_that_moved_by_one_value_is_found_when_the_store_is_opened(store):
+    path = store / "part-00001" / "X" / "indptr" / "c" / "0"
+    flip(path, 8 * 20)
+    with pytest.raises(StoreError, match="do not give the manifest's checksum") as caught:
+        CellStore.open(store)
+    assert caught.value.where == str(path)
+    assert caught.value.fix.startswith(f"scmf-store verify {shlex.quote(str(store))};")
+
+
+@pytest.mark.parametrize(
+    ("column", "read"),
+    [
+        pytest.param("cell_line", lambda store: store.obs_groups("cell_line"), id="groups"),
+        pytest.param("cell_line", lambda store: store.obs(["batch"]), id="table"),
+        pytest.param(NUMBERS, lambda store: read_labels(store, EVERYTHING, {"n": NumberColumn(NUMBERS)}), id="labels"),
+    ],
+)
+def test_no_label_is_read_from_a_table_with_a_flipped_bit(store, column, read):
+    paths = [p for p in (store / "part-00001" / "obs" / column).rglob("0") if p.is_file()]
+    assert paths
+    read(CellStore.open(store))
+    for path in paths:
+        raw = path.read_bytes()
+        flip(path, len(raw) // 2)
+        with pytest.raises(StoreError, match="do not give the manifest's checksum") as caught:
+            read(CellStore.open(store))
+        assert caught.value.where == str(path)
+        path.write_bytes(raw)
+
+
+def test_a_column_is_read_while_another_one_is_damaged(store):
+    flip(next(p for p in (store / "part-00001" / "obs" / "batch").rglob("0")), 3)
+    assert CellStore.open(store).obs_groups("cell_line").names
 
 
 def test_an_index_beyond_the_genes_is_an_error_and_not_another_gene(store):

@@ -239,7 +239,7 @@ def _numbers(store: CellStore, column: str, *, where: str) -> FloatArray:
     """(n_cells,) float64 values of a column, part by part; NaN where a cell or a whole store has none."""
     pieces = [
         _as_numbers(read_obs_column(part.path, column, n_cells=part.n_cells), column, where=where)
-        for part in _parts_with_tables(store)
+        for part in _parts_with(store, column)
     ]
     values: FloatArray = np.concatenate(pieces)
     infinite = np.isinf(values)
@@ -253,9 +253,9 @@ def _numbers(store: CellStore, column: str, *, where: str) -> FloatArray:
     return values
 
 
-def _parts_with_tables(store: CellStore) -> Iterator[Part]:
+def _parts_with(store: CellStore, column: str) -> Iterator[Part]:
     for part in store.parts:
-        part.bring_tables()
+        part.bring_obs(column)
         yield part
 
 

@@ -20,13 +20,13 @@ import numpy as np
 import numpy.typing as npt
 
 from scmf.core.errors import VocabularyError
-from scmf.data.manifest import FileRecord, Manifest, PartRecord, RankOrder
+from scmf.data.manifest import FileRecord, Manifest, PartRecord, RankOrder, describe_file
 from scmf.data.part import Part
 from scmf.data.rank import RankTokenizer
 from scmf.data.rank_kernel import DIGITS, highest_column, sort_words, words_of, words_of_shared
 from scmf.data.shard import ShardWriter
 from scmf.data.store import CellStore
-from scmf.data.store_writer import StoreWriter, describe_file
+from scmf.data.store_writer import StoreWriter
 from scmf.data.vocabulary import Vocabulary
 
 LongArray = npt.NDArray[np.int64]

@@ -180,7 +180,7 @@ class CellStore:
         for column in wanted:
             self.check_column(column)
         for part in self.parts:
-            part.bring_tables()
+            part.bring_obs()
         frames = [read_obs(part.path, wanted, n_cells=part.n_cells) for part in self.parts]
         return concat_obs(frames, columns=wanted)
 
@@ -215,7 +215,7 @@ class CellStore:
 
         self.check_column(column)
         for part in self.parts:
-            part.bring_tables()
+            part.bring_obs(column)
         # Part by part, and 4 bytes a cell in the end: a column of a hundred million cells is never held as values.
         codes = np.empty(len(self), np.int32)
         uniques = []

@@ -18,12 +18,11 @@ from typing import Any, Final, Self
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import xxhash
 import zarr
 
 from scmf.core.config import Config
 from scmf.core.errors import StoreError
-from scmf.data.manifest import MANIFEST, FileRecord, PartRecord, dump_manifest
+from scmf.data.manifest import MANIFEST, FileRecord, PartRecord, describe_file, dump_manifest
 from scmf.data.obs import write_table, write_tables
 from scmf.data.obs_writer import ObsSpool
 from scmf.data.shard import ShardWriter, WrittenShard, write_document
@@ -185,18 +184,6 @@ def describe_files(part: Path, written: dict[str, WrittenShard]) -> dict[str, Fi
     paths = sorted(p for p in part.rglob("*") if p.is_file())
     names = [p.relative_to(part).as_posix() for p in paths]
     return {n: known[n] if n in known else describe_file(p) for n, p in zip(names, paths, strict=True)}
-
-
-def describe_file(path: Path) -> FileRecord:
-    """Size and checksum of a file, read in blocks of 4 MiB."""
-    state, size = xxhash.xxh3_128(), 0
-    with path.open("rb", buffering=0) as file:
-        # A store has hundreds of small files a part: four zeroed megabytes for each would be most of the work.
-        buffer = memoryview(bytearray(min(1 << 22, max(1, os.fstat(file.fileno()).st_size))))
-        while n := file.readinto(buffer):
-            state.update(buffer[:n])
-            size += n
-    return FileRecord(bytes=size, checksum=state.hexdigest())
 
 
 def check_destination(dest: Path, *, overwrite: bool, way_out: str = "name another --dest") -> None:

@@ -9,11 +9,18 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from scmf.core.errors import ScmfError, StoreError
-from scmf.data.manifest import MANIFEST, SEQUENCES_FORMAT, FileRecord, expect_store, format_of, read_manifest
+from scmf.data.manifest import (
+    MANIFEST,
+    SEQUENCES_FORMAT,
+    FileRecord,
+    describe_file,
+    expect_store,
+    format_of,
+    read_manifest,
+)
 from scmf.data.sequences.manifest import read_sequence_manifest
 from scmf.data.sequences.store import SequenceStore
 from scmf.data.store import CellStore
-from scmf.data.store_writer import describe_file
 
 Progress = Callable[[int], None]
 

@@ -35,8 +35,8 @@ from scmf.data.ingest.recognise import open_source
 from scmf.data.ingest.source import Matrix, ReadWishes, Source, reading
 from scmf.data.ingest.statistics import Pairs, pairs, save_gene_histogram
 from scmf.data.ingest.turned import is_turned, turn, turned
-from scmf.data.manifest import Checksum, PartRecord
-from scmf.data.store_writer import describe_file, sync_tree
+from scmf.data.manifest import Checksum, PartRecord, describe_file
+from scmf.data.store_writer import sync_tree
 
 Array = npt.NDArray[Any]
 Advance = Callable[[int], None]

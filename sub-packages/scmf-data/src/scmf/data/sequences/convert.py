@@ -16,12 +16,13 @@ from scmf.core.errors import StoreError, lasting_path
 from scmf.core.text import counted
 from scmf.data.any_vocabulary import AnyVocabulary
 from scmf.data.characters import CharVocabulary
+from scmf.data.manifest import describe_file
 from scmf.data.progress import Progress
 from scmf.data.sequences.manifest import SequenceManifest, SequenceSource, ids_dtype
 from scmf.data.sequences.text import Survey, changed, read_codes, survey_text
 from scmf.data.sequences.token_table import TokenTable
 from scmf.data.sequences.writer import TOKENS_A_PART, SequenceWriter
-from scmf.data.store_writer import check_destination, describe_file
+from scmf.data.store_writer import check_destination
 
 Log = Callable[[str], None]
 

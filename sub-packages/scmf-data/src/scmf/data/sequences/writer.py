@@ -15,7 +15,7 @@ import xxhash
 
 from scmf.data.any_vocabulary import AnyVocabulary
 from scmf.data.characters import CharVocabulary
-from scmf.data.manifest import FileRecord
+from scmf.data.manifest import FileRecord, describe_file
 from scmf.data.sequences.manifest import (
     ARRAYS,
     GROUP,
@@ -28,7 +28,7 @@ from scmf.data.sequences.manifest import (
     ids_dtype,
 )
 from scmf.data.shard import ShardWriter, write_document
-from scmf.data.store_writer import StoreWriter, describe_file, describe_files
+from scmf.data.store_writer import StoreWriter, describe_files
 
 Array = npt.NDArray[Any]
 LongArray = npt.NDArray[np.int64]
