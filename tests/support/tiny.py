@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch.overrides import TorchFunctionMode
 
 from scmf.core.batch import Microbatch, StepBatch
 from scmf.model.transformer import VocabularyShape
@@ -200,39 +199,6 @@ def train_uneven(steps: int) -> list[float]:
         nothing = StepBatch(microbatches=(), cells=8, cell_ids=np.arange(8))
         losses.append(engine.evaluate([batch if layout.replica == 0 else nothing]).mean if layout.replicas > 1 else 0.0)
         return losses[:steps]
-
-
-class _CountReads(TorchFunctionMode):
-    """Counts the calls with which the host reads values of tensors; on a GPU each waits for the device."""
-
-    reading = ("tolist", "item", "__bool__", "__float__", "__int__", "__index__", "numpy", "nonzero", "cpu", "equal")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[str] = []
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = getattr(func, "__name__", "")
-        if name in self.reading:
-            self.calls.append(name)
-        return func(*args, **(kwargs or {}))
-
-
-def reads_of_a_step() -> list[str]:
-    """How the host reads the device in a training step of two microbatches, outside the CPU's attention."""
-    from scmf.model import attention
-
-    config = tiny_config()
-    with join_world() as world, lay_out(world, config.trainer.parallel) as layout:
-        engine = build_engine(config, layout)
-        batch = drawn_step(0, replica=0, replicas=1)
-        engine.train_step(batch, step=0)
-        # The CPU's kernel reads the lengths; Transformer Engine's does not.
-        attention.PackedAttention.forward = lambda _, query, *_rest, **_options: query.reshape(query.size(0), -1)
-        counter = _CountReads()
-        with counter:
-            engine.train_step(batch, step=1)
-        return counter.calls
 
 
 def save_twice(changes: dict[str, Any], at_once: Path, later: Path) -> None:

@@ -11,7 +11,6 @@ import pytest
 from support.ranks import run_ranks
 from support.real import steps_on_ranks
 from support.tiny import (
-    reads_of_a_step,
     replicated_parameters,
     tracker_when_built,
     train,
@@ -153,10 +152,6 @@ def test_replicas_with_different_numbers_of_microbatches_run_as_many_under_fsdp(
     assert one == two
     (whole,) = run_ranks(train_uneven, 1, 3)
     assert max(abs(a - b) for a, b in zip(one, whole, strict=True)) < 1e-5
-
-
-def test_a_step_reads_the_device_once():
-    assert run_ranks(reads_of_a_step, 1) == [["tolist"]]
 
 
 def test_dropout_differs_between_steps_and_repeats_with_the_seed():
