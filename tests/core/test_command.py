@@ -75,6 +75,27 @@ def test_a_misspelt_word_is_answered_with_the_command_that_was_meant(words, says
     assert caught.value.fix == fix
 
 
+@pytest.mark.parametrize(
+    ("words", "fix"),
+    [
+        (["cfg.yaml", "--fast", "a.b=1"], "scmf-x --config cfg.yaml --fast a.b=1"),
+        (["my cfg.yaml"], "scmf-x --config 'my cfg.yaml'"),
+        (["a.b=1"], "scmf-x --help"),
+        (["--fast"], "scmf-x --help"),
+        ([], "scmf-x --help"),
+    ],
+)
+def test_a_word_in_the_place_of_a_missing_flag_is_given_the_flag(words, fix):
+    train = Parser(prog="scmf-x")
+    train.add_argument("--config", required=True)
+    train.add_argument("--fast", action="store_true")
+    train.add_argument("overrides", nargs="*")
+    with pytest.raises(ConfigError) as caught:
+        train.parse_intermixed_args(words)
+    assert caught.value.fix == fix
+    assert "required: --config" in caught.value.what
+
+
 def test_flags_between_positional_words_are_all_in_the_command_that_was_meant():
     train = Parser(prog="scmf-x")
     train.add_argument("--config", required=True)

@@ -7,11 +7,10 @@ import shlex
 import pytest
 
 from scmf.core.errors import ConfigError
-from scmf.train.bionemo_flags import FLAGS, WITHOUT_ONE_WORD, said_here
+from scmf.train.bionemo_flags import FLAGS, WITHOUT_ONE_WORD, key_of, said_here
 from scmf.train.cli_plan import plan_command
 from scmf.train.cli_recipe import recipe_command
 from scmf.train.cli_train import train_command
-from scmf.train.key_flags import key_of
 from scmf.train.recipe import RecipeArguments
 from scmf.train.recipes import find_recipe
 

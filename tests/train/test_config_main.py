@@ -153,6 +153,10 @@ def test_a_fault_says_the_file_the_line_and_the_key(cfg):
         ("data.tokenizer.seqlength=1", "seq_length"),
         ("model.task.masks=1", "mask"),
         ("data.global_batch=1", "global_batch_size"),
+        ("max_steps=1", "trainer.max_steps"),
+        ("trainer.learning_rate=1", "trainer.optimizer.lr"),
+        ("data.seq_length=1", "data.tokenizer.seq_length"),
+        ("model.precision=fp32", "trainer.precision"),
         ("traner.seed=1", "trainer"),
     ],
 )

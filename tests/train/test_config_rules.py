@@ -282,7 +282,7 @@ BROKEN = [
         ["trainer.schedule.horizon=40", "trainer.schedule.warmup_steps=40"],
         ("trainer.schedule.warmup_steps=40 and hold_steps=0 take 40 steps, and the whole run has "
         "trainer.schedule.horizon=40"),
-        "shorten them",
+        "shorten them, for example trainer.schedule.warmup_steps=0; or lengthen the run",
     ),
     (
         ["trainer.schedule={kind: plateau}", "trainer.validate.every=null"],

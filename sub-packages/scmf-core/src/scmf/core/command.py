@@ -69,7 +69,7 @@ class Parser(argparse.ArgumentParser):
         swaps = _misspelt_flags(parser) or _misspelt_choice(message)
         message = brief(message)
         if not swaps:
-            raise ConfigError(message, where="command line", fix=f"{parser.prog} --help")
+            raise ConfigError(message, where="command line", fix=_with_flag(parser, message) or f"{parser.prog} --help")
         meant = "; ".join(f"{wrong}: did you mean {right}?" for wrong, right in swaps.items())
         words = shlex.join([*self.prog.split(), *(_swap(w, swaps) for w in self.words or ())])
         raise ConfigError(f"{message}; {meant}", where="command line", fix=words)
@@ -91,6 +91,12 @@ class Parser(argparse.ArgumentParser):
         """The long flags that this parser knows."""
         return [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
 
+    def takes_words(self) -> bool:
+        """Whether it asks for a word without a flag."""
+        # While flags are parsed that stand between words, argparse keeps the real number elsewhere.
+        numbers = (getattr(a, "save_nargs", a.nargs) for a in self._actions if not a.option_strings)
+        return any(number not in ("*", "?") for number in numbers)
+
     def commands(self) -> list[Parser]:
         """The parsers of its sub-commands."""
         choices = [a.choices for a in self._actions if a.nargs == argparse.PARSER and isinstance(a.choices, Mapping)]
@@ -101,6 +107,15 @@ def _deepest(parser: Parser) -> Parser:
     """The sub-command's parser, where one was reached: it knows the flags that were meant."""
     reached = [p for p in parser.commands() if p.words is not None]
     return _deepest(reached[-1]) if reached else parser
+
+
+def _with_flag(parser: Parser, message: str) -> str | None:
+    """The command with the missing flag before its first word; None where that word has a place of its own."""
+    missing = re.search(r"(?:arguments are required:|one of the arguments) (--[\w-]+)", message)
+    words = parser.words or []
+    if missing is None or not words or words[0].startswith("-") or "=" in words[0] or parser.takes_words():
+        return None
+    return shlex.join([*parser.prog.split(), missing[1], *words])
 
 
 def _misspelt_flags(parser: Parser) -> dict[str, str]:

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
+from scmf.core.config_keys import key_below
 from scmf.core.config_kind import entry_class, section_class
 from scmf.core.errors import ConfigError, legible
 from scmf.core.near_word import nearest
@@ -132,7 +133,7 @@ def _fault(path: Path, found: Sequence[ErrorDetails], *, cls: type[BaseModel], v
     if first["type"] == "fault":
         return Fault(key, first["ctx"]["what"], first["ctx"]["fix"])
     if first["type"] == "extra_forbidden":
-        return _unknown_key(path, _section_at(cls, values, path[:-1]))
+        return _unknown_key(path, _section_at(cls, values, path[:-1]), cls)
     description = _description(_section_at(cls, values, path[:-1]), path)
     if first["type"] == "missing":
         return Fault(key, f"{key} is missing", f"add `{path[-1]}:` {description}".rstrip())
@@ -143,11 +144,13 @@ def _fault(path: Path, found: Sequence[ErrorDetails], *, cls: type[BaseModel], v
     return Fault(key, what, _advice(first, found) or f"correct the value {description}".rstrip())
 
 
-def _unknown_key(path: Path, section: type[BaseModel] | None) -> Fault:
+def _unknown_key(path: Path, section: type[BaseModel] | None, document: type[BaseModel]) -> Fault:
     key = ".".join(str(part) for part in path)
     keys = [field.alias or name for name, field in section.model_fields.items()] if section else []
     where = ".".join(str(part) for part in path[:-1]) or "the document"
-    near = our_name(str(path[-1]), keys) or nearest(str(path[-1]), keys)
+    word = str(path[-1])
+    # A key that is only in the wrong section is named in full.
+    near = our_name(word, keys) or key_below(document, word) or nearest(word, keys)
     fix = f"did you mean `{near}`? " if near else "remove it. "
     return Fault(key, f"{key} is not a key of {where}", f"{fix}The keys there: {', '.join(keys)}")
 

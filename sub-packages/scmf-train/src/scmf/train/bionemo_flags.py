@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from scmf.core.command import Parser
+from scmf.core.config_keys import key_below
 from scmf.core.errors import ConfigError
-from scmf.train.key_flags import key_of
+from scmf.train.config import MainConfig
 
 FLAGS: Final[dict[str, str]] = {
     "--data-dir": "data.store={}",
@@ -74,6 +75,11 @@ def said_here(flag: str, value: str | None) -> str | None:
     if flag == "--precision":
         value = _PRECISIONS.get(value or "", value)
     return template.format(value)
+
+
+def key_of(flag: str) -> str | None:
+    """The key that a flag names, `--max-steps` or `--lr`; None where no key has the name, or several have it."""
+    return key_below(MainConfig, flag.lstrip("-"))
 
 
 def set_by_word(flag: str, value: str | None) -> str | None:

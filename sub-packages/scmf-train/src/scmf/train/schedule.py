@@ -64,11 +64,12 @@ class ScheduleConfig(Variant):
         if steps is None or taken < steps:
             return
         named = " and ".join(f"{key}={value}" for key, value in parts.items())
+        zeros = ", ".join(f"trainer.schedule.{key}=0" for key, value in parts.items() if value)
         yield Fault(
             next(iter(parts)),
             f"trainer.schedule.{named} {'takes' if len(parts) == 1 else 'take'} {taken} steps, and the whole run has "
             f"{name}={steps}",
-            "shorten them, or lengthen the run",
+            f"shorten them, for example {zeros}; or lengthen the run",
         )
 
 

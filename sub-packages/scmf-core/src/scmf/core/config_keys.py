@@ -1,4 +1,4 @@
-"""Keys given as flags: `--max-steps 100`. In: a flag. Out: the word of these commands that sets the key it names."""
+"""Keys by their names. In: the class of a section and a word. Out: the key somewhere below it that has the name."""
 
 from __future__ import annotations
 
@@ -9,31 +9,30 @@ from pydantic import BaseModel
 
 from scmf.core.config_kind import section_class
 from scmf.core.other_names import our_name
-from scmf.train.config import MainConfig
 
 
-def key_of(flag: str) -> str | None:
-    """The key that a flag names, by its own last part or by another trainer's word for it.
+def key_below(section: type[BaseModel], word: str) -> str | None:
+    """The key of a section or of those in it that a word names: its last part, or another trainer's word for that.
 
     Args:
-        flag: with its dashes.
+        section: a config class.
+        word: such as `max_steps` or `learning-rate`.
 
     Returns:
-        The dotted key; None where no key has the name, or several have it: `every`, `kind`. Keys of optional sections
-        and of lists have none.
+        The dotted key, relative to the section; None where no key has the name, or several have it: `every`, `kind`.
+        Keys of optional sections and of lists are not looked at.
     """
-    keys = _keys()
-    word = flag.lstrip("-").replace("-", "_").lower()
-    name = word if word in keys else our_name(word, keys)
-    found = keys.get(name or "", ())
+    keys = _keys(section)
+    name = word.lower().replace("-", "_")
+    found = keys.get(name if name in keys else our_name(name, keys) or "", ())
     return found[0] if len(found) == 1 else None
 
 
 @cache
-def _keys() -> dict[str, tuple[str, ...]]:
-    """Every key of the first kinds of all sections, by its last part."""
+def _keys(section: type[BaseModel]) -> dict[str, tuple[str, ...]]:
+    """Every key, of the first kinds of all sections, by its last part."""
     keys: dict[str, tuple[str, ...]] = {}
-    for path in _paths(MainConfig):
+    for path in _paths(section):
         last = path.rpartition(".")[2]
         keys[last] = (*keys.get(last, ()), path)
     return keys
