@@ -9,6 +9,8 @@ import pytest
 
 from scmf.core.errors import ConfigError, StoreError
 from scmf.data.config import CellsConfig
+from scmf.data.config_order import StoreEntry
+from scmf.data.edit.merge import merge_stores
 from scmf.data.edit.named import name_split
 from scmf.data.edit.subset import Wishes, subset_store
 from scmf.data.held_out import open_held_out
@@ -36,8 +38,18 @@ def store(demo_store, tmp_path_factory):
 @pytest.fixture(scope="module")
 def half(store, tmp_path_factory):
     """The dropseq cells as a store of their own."""
-    folder = tmp_path_factory.mktemp("half") / "store"
-    subset_store(store, folder, Wishes(where=("batch=dropseq",)), links=False, log=lambda _: None)
+    return _batch(store, "dropseq", tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def other_half(store, tmp_path_factory):
+    """The other cells."""
+    return _batch(store, "celseq2", tmp_path_factory)
+
+
+def _batch(store, batch, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(batch) / "store"
+    subset_store(store, folder, Wishes(where=(f"batch={batch}",)), links=False, log=lambda _: None)
     return CellStore.open(folder)
 
 
@@ -89,8 +101,8 @@ def test_the_tokens_and_masks_of_a_named_split_are_made_as_those_of_the_run(stor
         assert np.array_equal(one.targets, other.targets)
 
 
-def test_another_store_is_validated_on_whole_with_the_runs_vocabulary(store, half):
-    held_out = open_one(stream_of(store), store=str(half.path))
+def test_another_store_is_validated_on_whole_with_the_runs_vocabulary(other_half, half):
+    held_out = open_one(stream_of(other_half, split={"validation": 0.5}), store=str(half.path))
     assert np.array_equal(cells_of(held_out), np.arange(105))
     batch = held_out.validation(0)
     alone = stream_of(half, split={"validation": 0.5}).over(half, held_out.splits.validation).validation(0)
@@ -117,12 +129,32 @@ def test_cells_that_the_run_trains_on_are_found_and_refused(store, tmp_path, giv
     assert KEY in refused.value.where
 
 
-def test_one_of_several_stores_is_known_again(store, half):
-    joined = stream_of(store, [{"path": str(store.path)}, {"path": str(half.path)}], split={"validation": 0.1})
+def test_one_of_several_stores_is_known_again(other_half, half):
+    entries = [{"path": str(one.path)} for one in (other_half, half)]
+    joined = stream_of(other_half, entries, split={"validation": 0.1})
     with pytest.raises(ConfigError, match=r"the run trains on \d+ of the 105 cells"):
         open_one(joined, store=str(half.path))
     train = np.sort(joined.splits.train.take(np.arange(joined.n_train)))
-    assert f"{(train >= 210).sum()} of the 105" in _refusal(joined, half)
+    assert f"{(train >= len(other_half)).sum()} of the 105" in _refusal(joined, half)
+
+
+def test_cells_are_known_again_in_a_store_that_was_added_to_since(demo_store, store, tmp_path):
+    """The newer store has the parts of the older one, and another fingerprint."""
+    newer, more = tmp_path / "newer", tmp_path / "more"
+    subset_store(store, more, Wishes(where=("batch=dropseq", "cell_line=H1975")), links=False, log=lambda _: None)
+    merge_stores([CellStore.open(more), store], newer, duplicates="keep", links=True, log=lambda _: None)
+    trained = stream_of(CellStore.open(newer), split={"validation": 0.5})
+    extra = len(CellStore.open(newer)) - len(store)
+    expected = int(trained.splits.train.contains(np.arange(extra, extra + 210)).sum())
+    assert 0 < expected < 210
+    assert _refusal(trained, store).startswith(f"the run trains on {expected} of the 210 cells")
+
+
+def test_stores_that_share_cells_are_not_read_as_one(store, tmp_path):
+    shutil.copytree(store.path, tmp_path / "a copy")
+    entries = [StoreEntry(path=str(path)) for path in (store.path, tmp_path / "a copy")]
+    with pytest.raises(ConfigError, match="part-00000 of one store and part-00000 of another have the same cells"):
+        open_stores(entries)
 
 
 def _refusal(stream, store):

@@ -17,6 +17,7 @@ from scmf.data.joined import open_store
 from scmf.data.split import CellSet, RunSet, named_sets
 from scmf.data.store import CellStore
 from scmf.data.stream import CellStream
+from scmf.data.twin_parts import TwinParts
 
 LongArray = npt.NDArray[np.int64]
 Part = Literal["train", "validation", "test"]
@@ -63,11 +64,9 @@ def _cells(stream: CellStream, other: CellStore, *, split: str | None, part: Par
 
 
 def _refuse_training_cells(stream: CellStream, other: CellStore, cells: CellSet, *, name: str, key: str) -> None:
-    """Compare ids, where the other store is the run's or one of those that it joins."""
-    shift = _place_in(stream.store, other)
-    if shift is None:
-        return
-    trained = sum(int(stream.splits.train.contains(ids + shift).sum()) for ids in id_chunks(cells))
+    """Compare ids, where the other store has parts of the run's: it is the run's, one of several, or shares parts."""
+    twins = TwinParts(stream.store, other)
+    trained = sum(_trained(stream.splits.train, twins, ids) for ids in id_chunks(cells)) if twins else 0
     if trained:
         raise ConfigError(
             f"the run trains on {trained:,} of the {len(cells):,} cells that are called {name} here",
@@ -76,11 +75,9 @@ def _refuse_training_cells(stream: CellStream, other: CellStore, cells: CellSet,
         )
 
 
-def _place_in(store: CellStore, other: CellStore) -> int | None:
-    """Id in the run's store of the other's first cell; None where the run's store does not have it."""
-    first = 0
-    for member in store.members:
-        if other is store or member.fingerprint == other.fingerprint:
-            return first
-        first += len(member)
-    return None
+def _trained(train: CellSet, twins: TwinParts, cell_ids: LongArray) -> int:
+    """How many of these cells of the other store train."""
+    found = np.zeros(len(cell_ids), np.bool_)
+    for here, ids in twins.ids_of(cell_ids):
+        found[here] |= train.contains(ids)
+    return int(found.sum())

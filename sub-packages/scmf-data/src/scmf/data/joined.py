@@ -22,6 +22,7 @@ from scmf.data.manifest import Manifest
 from scmf.data.obs import concat_column, concat_obs
 from scmf.data.reading import allow_files
 from scmf.data.store import CellGroups, CellStore
+from scmf.data.twin_parts import refuse_twins
 
 Read = Literal["auto", "mmap", "pread"]
 LongArray = npt.NDArray[np.int64]
@@ -46,6 +47,7 @@ def open_stores(where: str | Sequence[StoreEntry], *, read: Read = "auto") -> Ce
         allow_files(sum(len(store.parts) for store in stores) + 200)
     if len(stores) == 1:
         return stores[0]
+    refuse_twins(stores)
     return JoinedStore(
         stores, weights=[entry.weight for entry in where], end_weights=[entry.last_weight for entry in where]
     )
@@ -139,7 +141,7 @@ class JoinedStore(CellStore):
         """Table of the cells in the order of their ids; a column that a store lacks is missing there."""
         wanted = list(self.manifest.obs_columns) if columns is None else columns
         for column in wanted:
-            self._check_column(column)
+            self.check_column(column)
         frames = [store.obs([c for c in wanted if c in store.manifest.obs_columns]) for store in self._stores]
         return concat_obs(frames, columns=wanted)
 
@@ -147,7 +149,7 @@ class JoinedStore(CellStore):
         """Cells grouped by the values of one column; a value that two stores share is one group."""
         import pandas as pd
 
-        self._check_column(column)
+        self.check_column(column)
         pieces = []
         for store in self._stores:
             if column not in store.manifest.obs_columns:
