@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
+import os
+import re
+import shlex
+import subprocess
+
+import h5py
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
-from scmf.core.errors import InputError
+from scmf.core.errors import InputError, StoreError
+from scmf.data.edit.add import add_sources
 from scmf.data.ingest.convert import convert
 from scmf.data.ingest.inspection import inspect_sources
 from scmf.data.ingest.plan import ConvertOptions, Request
 from scmf.data.ingest.table import zarr_names
+from scmf.data.ingest.text_file import is_blank_table
+from scmf.data.sequences.recognise import sort_of
 from scmf.data.store import CellStore
+from scmf.data.verify import verify_store
 from support import zoo
 
 
@@ -131,3 +144,138 @@ def test_no_column_of_obs_is_lost_to_one_of_ours_or_to_another_with_a_slash(tmp_
         "a/b_2": "a_b_2_2",
         "a_b_2": "a_b_2",
     }
+
+
+def test_a_store_is_not_made_inside_what_it_is_made_of_nor_inside_another_store(tmp_path):
+    source = zoo.write_mtx(tmp_path / "run", zoo.counts())
+    (tmp_path / "link").symlink_to(source)
+    for dest in (source, source / "new" / "s", tmp_path / "link" / "s"):
+        with pytest.raises(StoreError, match="inside the source"):
+            to_store(source, dest)
+    assert len(list(source.iterdir())) == 3
+    to_store(source, tmp_path / "whole")
+    with pytest.raises(StoreError, match="the destination is inside the store"):
+        to_store(source, tmp_path / "whole" / "part-00000" / "s")
+    assert list(verify_store(tmp_path / "whole")) == []
+
+
+def test_bytes_that_are_in_a_store_are_not_added_again_whatever_they_are_called_now(tmp_path):
+    first = zoo.write(tmp_path / "a.h5ad", zoo.cells())
+    (tmp_path / "b").mkdir()
+    other = zoo.write(tmp_path / "b" / "a.h5ad", zoo.cells(csr_matrix(zoo.counts(seed=5))))
+    to_store([first, other], tmp_path / "s")
+    for name in ("a.h5ad", "renamed.h5ad"):
+        path = first.rename(tmp_path / name)
+        with pytest.raises(InputError, match="the store has the cells of this source already"):
+            add_sources(tmp_path / "s", [path], ConvertOptions(), log=lambda _: None)
+        first = path
+
+
+def test_mouse_cells_are_added_to_a_human_store_by_the_command_that_the_refusal_gives(tmp_path, run):
+    to_store(zoo.write(tmp_path / "h.h5ad", zoo.cells()), tmp_path / "s")
+    mouse = zoo.write(tmp_path / "m.h5ad", zoo.cells(ids=zoo.genes("mouse")[0], symbols=False))
+    with pytest.raises(InputError) as caught:
+        add_sources(tmp_path / "s", [mouse], ConvertOptions(), log=lambda _: None)
+    assert run(*shlex.split(caught.value.fix)[1:])[0] == 0
+    (finding,) = [f for f in CellStore.open(tmp_path / "s").manifest.sources[1].findings if "D029" in f.number]
+    assert "or without exactly one ortholog" in finding.what
+
+
+def write_blanks(path, counts):
+    """As R's write.table does by default: quoted names, blanks between, no name above the names of the rows."""
+    table = pd.DataFrame(counts.T.astype(int), index=zoo.genes()[0], columns=[f"{b} x" for b in zoo.barcodes()])
+    text = table.to_csv(sep=" ", quoting=csv.QUOTE_NONNUMERIC)
+    path.write_text(text.removeprefix('"" '))
+
+
+def test_a_table_of_r_with_blanks_between_its_fields_is_counts_and_no_text(tmp_path, run):
+    write_blanks(tmp_path / "counts.txt", zoo.counts())
+    assert run("convert", tmp_path / "counts.txt", "--dest", tmp_path / "s")[0] == 0
+    store = CellStore.open(tmp_path / "s")
+    batch = store.fetch(range(40))
+    kept = csr_matrix((batch.counts, batch.indices, batch.indptr), shape=(40, 60)).toarray()
+    np.testing.assert_array_equal(kept, zoo.counts())
+    assert list(store.obs(["scmf_source"]).index[:2]) == [f"{b} x" for b in zoo.barcodes()[:2]]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["just words\nand more\n", "1 2\n", "a b\nc 1 2 3\n", "a b\nc 1 x\nd 1 2\n", "the year\nsince 1984\nand so on\n"],
+)
+def test_text_is_no_table_of_blanks(tmp_path, text):
+    (tmp_path / "a.txt").write_text(text)
+    assert not is_blank_table(tmp_path / "a.txt")
+
+
+def test_names_that_hold_an_ensembl_id_are_told_to_be_mapped_and_are(tmp_path, run):
+    ids, symbols = zoo.genes()
+    for k, names in enumerate(([f"{i}_{s}" for i, s in zip(ids, symbols, strict=True)], [f"X|{i}.3" for i in ids])):
+        path = zoo.write(tmp_path / f"{k}.h5ad", zoo.cells(ids=names, symbols=False))
+        fix = refusal(path, tmp_path / f"s{k}").fix
+        assert fix.endswith("--gene-ids map")
+        assert run(*shlex.split(fix)[1:])[0] == 0
+        assert CellStore.open(tmp_path / f"s{k}").gene_ids == ids
+
+
+def test_rows_of_anndata_that_are_named_by_a_column_that_is_gone_say_so(tmp_path):
+    path = zoo.write(tmp_path / "a.h5ad", zoo.cells())
+    with h5py.File(path, "r+") as file:
+        file["var"].move("_index", "features")
+    error = refusal(path, tmp_path / "s")
+    assert str(error).startswith("SCMF-D002: var cannot be read: the names of its rows should be in '_index'")
+
+
+def test_donors_may_be_called_anything(tmp_path, run):
+    cells = zoo.cells()
+    donors = ["../../etc/passwd", "x" * 300, "x" * 299 + "y", "two\nlines"]
+    cells.obs["donor"] = donors * 10
+    to_store(zoo.write(tmp_path / "a.h5ad", cells), tmp_path / "s")
+    code, out, _ = run("split", tmp_path / "s", "--by", "donor", "--dest", tmp_path / "d" / "e")
+    assert (code, len(out.splitlines())) == (0, 5)
+    assert [p.name for p in (tmp_path / "d").iterdir()] == ["e"]
+    made = {str(CellStore.open(p).obs(["donor"])["donor"].iloc[0]) for p in (tmp_path / "d" / "e").iterdir()}
+    assert made == set(donors)
+
+
+def test_a_table_whose_cells_in_was_the_wrong_way_round_is_told_to_go_without_it(tmp_path):
+    path = zoo.write_csv(tmp_path / "a.csv", zoo.counts())
+    (finding,) = [f for f in found_in(path, cells_in="columns") if f.number == "D043"]
+    assert finding.fix == f"scmf-store check {path}"
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "line"),
+    [
+        (
+            "decimal commas",
+            lambda t: t.replace(",", ";").replace(";3;", ";3,0;"),
+            "where the comma is the decimal sign: ",
+        ),
+        ("a column of symbols", lambda t: re.sub(r"(?m)^([^,]*),", r"\1,S1,", t), "take that column out: "),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_is_not_counts_in_a_table_is_taken_out_by_the_command_of_the_refusal(tmp_path, name, change, line, packed):
+    path = zoo.write_csv(
+        tmp_path / "my table.csv", zoo.counts().astype(int).T, ids=zoo.barcodes(), names=zoo.genes()[0]
+    )
+    text = change(path.read_text())
+    if packed:
+        path = path.rename(tmp_path / "my table.csv.gz")
+    path.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
+    fix = refusal(path, tmp_path / "s").fix
+    assert fix.startswith(line), name
+    subprocess.run(["bash", "-ec", fix.removeprefix(line)], check=True)  # as a user pastes it
+    store, _ = to_store(tmp_path / "my table.counts.csv", tmp_path / "s")
+    assert store.manifest.n_values == np.count_nonzero(zoo.counts())
+
+
+def test_a_pipe_and_a_link_that_leads_nowhere_or_in_circles_are_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.h5ad")
+    (tmp_path / "dead.h5ad").symlink_to("gone.h5ad")
+    (tmp_path / "circle").symlink_to("circle")
+    paths = [tmp_path / name for name in ("pipe.h5ad", "dead.h5ad", "circle")]
+    found = found_in(*paths)
+    assert [f.number for f in found] == ["D001"] * 3
+    assert [f.what.partition(",")[0] for f in found] == ["a pipe or device", "a link to gone.h5ad", "a link to circle"]
+    assert sort_of(paths[:1], as_text=False) == "cells"

@@ -133,6 +133,8 @@ def describe_os_error(error: OSError) -> ScmfError:
         "EEXIST": "a part of that path is a file where a folder has to be: name another",
         "EISDIR": "that is a folder: name a file in it, or another",
         "ENOTDIR": "a part of that path is a file where a folder has to be: name another",
+        "ENAMETOOLONG": "name a shorter one",
+        "ELOOP": "links on that path lead in circles: name the file itself",
         "EFBIG": "lift the limit on file sizes (ulimit -f) or name another disk, then run the same command again",
     }
     import errno

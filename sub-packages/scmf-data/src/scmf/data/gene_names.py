@@ -229,9 +229,15 @@ def _match_date(name: str) -> Match | None:
     return Match("", "spreadsheet-date") if is_excel_date(name) else None
 
 
+def embedded_id(name: str) -> str:
+    """The Ensembl id inside a longer name (`TXNIP_ENSG00000117289`), with its version; "" where there is none."""
+    match = _EMBEDDED.search(name) if "ENS" in name else None
+    return match.group() if match else ""
+
+
 def _match_embedded(name: str, table: KnownNames) -> Match | None:
-    match = _EMBEDDED.search(name)
-    inner = _match_id(match.group(), table) if match else None
+    found = embedded_id(name)
+    inner = _match_id(found, table) if found else None
     return Match(inner.id, "embedded-id") if inner and inner.id else inner
 
 

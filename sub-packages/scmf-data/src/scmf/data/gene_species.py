@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from scmf.data.ensembl import ENSEMBL, SPECIES_CODES, NamedSpecies
-from scmf.data.gene_names import assembly_of, bare_name
+from scmf.data.gene_names import assembly_of, bare_name, embedded_id
 from scmf.data.genes import GeneTable, load_gene_table
 
 LEAST_SHARE: Final = 0.25
@@ -78,7 +78,7 @@ def _is_of(table: GeneTable, name: str) -> bool:
     if assembly_of(name) not in {None, table.species}:
         return False
     bare = bare_name(name)
-    match = ENSEMBL.match(bare)
+    match = ENSEMBL.match(embedded_id(bare) or bare)
     return bare in table.by_symbol if match is None else SPECIES_CODES.get(match.group(2)) == table.species
 
 

@@ -22,7 +22,16 @@ import zarr
 
 from scmf.core.config import Config
 from scmf.core.errors import StoreError
-from scmf.data.manifest import MANIFEST, FileRecord, PartRecord, describe_file, dump_manifest
+from scmf.data.manifest import (
+    FORMAT,
+    MANIFEST,
+    SEQUENCES_FORMAT,
+    FileRecord,
+    PartRecord,
+    describe_file,
+    dump_manifest,
+    format_of,
+)
 from scmf.data.obs import write_table, write_tables
 from scmf.data.obs_writer import ObsSpool
 from scmf.data.shard import ShardWriter, WrittenShard, write_document
@@ -196,6 +205,10 @@ def check_destination(dest: Path, *, overwrite: bool, way_out: str = "name anoth
     """
     if dest.is_symlink() or (dest.exists() and not dest.is_dir()):
         raise StoreError("the destination is not a folder", where=str(dest), fix="name another --dest")
+    whole = next((p for p in dest.absolute().parents if _is_store(p)), None)
+    if whole is not None:
+        what = f"the destination is inside the store {whole}, which would not be sound with it"
+        raise StoreError(what, where=str(dest), fix="name a --dest outside of it")
     if not dest.exists() or not any(dest.iterdir()):
         return
     if not (dest / MANIFEST).is_file():
@@ -210,6 +223,10 @@ def check_destination(dest: Path, *, overwrite: bool, way_out: str = "name anoth
             where=str(dest),
             fix=way_out,
         )
+
+
+def _is_store(folder: Path) -> bool:
+    return (folder / MANIFEST).is_file() and format_of(folder) in {FORMAT, SEQUENCES_FORMAT}
 
 
 def claim(folder: Path, *, keep: bool = False) -> int:

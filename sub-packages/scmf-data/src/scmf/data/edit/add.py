@@ -61,7 +61,8 @@ def add_sources(dest: Path, sources: Sequence[Path], options: ConvertOptions, *,
     with ConversionFolder(dest, in_place=True) as folder:
         store = CellStore.open(dest)  # again, now that nobody else adds to it
         _take_back(folder, store.manifest)
-        plan = _joined(look_at(AddRequest(tuple(sources), options, dest), folder, log), store.manifest, options)
+        request = AddRequest(tuple(sources), options, dest)
+        plan = _joined(look_at(request, folder, log), store.manifest, request)
         _refuse_known(plan, store.manifest, options)
         site = Site(plan, options, folder.path, worker_budget(plan, options), symbols=symbols_of(store))
         size, first = options.cells_per_part or cells_of_part(plan.n_cells), _next_part(store.manifest)
@@ -81,27 +82,38 @@ def add_sources(dest: Path, sources: Sequence[Path], options: ConvertOptions, *,
     return manifest
 
 
-def _joined(plan: Plan, manifest: Manifest, options: ConvertOptions) -> Plan:
+def _joined(plan: Plan, manifest: Manifest, request: Request) -> Plan:
     """The plan with the store's genes first; InputError where the sources do not fit the store."""
     for what, ours, theirs in (
         ("species", manifest.species, plan.species),
-        ("gene ids", manifest.id_space, options.genes.id_space),
+        ("gene ids", manifest.id_space, request.options.genes.id_space),
     ):
         if ours != theirs:
             raise InputError(
                 f"the store's {what}: {ours or 'unknown'}; the sources': {theirs or 'unknown'}",
                 where=", ".join(str(source.path) for source in plan.sources),
-                fix="make a store of their own: scmf-store convert",
+                fix=_fitting(request, (ours, theirs)),
             )
     genes = dict.fromkeys([*manifest.gene_ids, *plan.gene_numbers])
     return replace(plan, gene_numbers={gene: number for number, gene in enumerate(genes)})
+
+
+def _fitting(request: Request, kinds: tuple[str | None, str | None]) -> str:
+    """The command that makes sources fit a store of another kind, or a store of their own."""
+    if kinds == ("human", "mouse"):
+        return request.command(orthologs="human")
+    own = ["scmf-store", "convert", *map(str, request.sources), "--dest", "DIR", *request.options.flags()]
+    return f"make a store of their own: {shlex.join(own)}"
 
 
 def _refuse_known(plan: Plan, manifest: Manifest, options: ConvertOptions) -> None:
     """Refuse a source that is in the store: most likely the command has done its work before."""
     site = Site(plan, options, Path(), 0)
     for number, source in enumerate(plan.sources):
-        twins = [old for old in manifest.sources if (old.name, old.counts) == (source.name, source.element)]
+        with site.open(source) as file:
+            size = sum(path.stat().st_size for path in file.files())
+        # By size, not by name: what a store calls a source depends on what it was converted with.
+        twins = [old for old in manifest.sources if (old.bytes, old.counts) == (size, source.element)]
         if twins and options.making.duplicates != "keep":
             checksum = ChecksumJob(number).run(site, lambda _: None)[0].checksum
             if any(old.checksum == checksum for old in twins):

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from scmf.core.errors import InputError, StoreError
+from scmf.core.errors import InputError, StoreError, legible
 from scmf.data.edit.repeated import repeated_cells
 from scmf.data.edit.selection import Selection, write_selections
 from scmf.data.ingest.copy_cells import obs_table
@@ -26,6 +26,8 @@ BoolArray = npt.NDArray[np.bool_]
 
 _NAMES: Final = 1 << 16
 _MOST_GROUPS: Final = 10_000
+_LONGEST: Final = 100
+"""Letters of a group's folder: file systems take 255 bytes."""
 _FEW_GROUPS: Final = 20
 """So many stores are made whatever the number of cells."""
 
@@ -93,7 +95,7 @@ def split_store(store: CellStore, by: str, dest: Path, *, links: bool, log: Log)
         note = f"{int(kept.sum()):,} of the {len(store):,} cells of {store.fingerprint}: where {by}={name}"
         chosen = [Selection(store, kept)]
         _, how = write_selections(dest / folder, chosen, gene_ids=store.gene_ids, note=note, links=links)
-        log(f"{dest / folder}: {int(kept.sum()):,} cells of {by} {name}; {how}")
+        log(f"{dest / folder}: {int(kept.sum()):,} cells of {by} {legible(name)}; {how}")
         made.append(dest / folder)
     return made
 
@@ -102,7 +104,7 @@ def _folders(names: Sequence[str], *, missing: bool) -> Iterator[tuple[int, str,
     """Code, name and folder of each group: the name with everything unusual as `_`, numbered where two meet."""
     taken: set[str] = set()
     for code, name in [*enumerate(names), *([(-1, "missing")] if missing else [])]:
-        plain = re.sub(r"[^A-Za-z0-9._+-]", "_", name).strip(".") or "_"
+        plain = re.sub(r"[^A-Za-z0-9._+-]", "_", name)[:_LONGEST].strip(".") or "_"
         folder = next(f for k in range(len(names) + 1) if (f := plain if not k else f"{plain}-{k + 1}") not in taken)
         taken.add(folder)
         yield code, name, folder

@@ -107,8 +107,8 @@ def _transposed(looked: Looked, genes: Sequence[str]) -> Iterator[Finding]:
 
 
 def _transpose(looked: Looked) -> str:
-    if looked.format in {"csv", "tsv", "mtx"}:
-        return looked.mend.command(cells_in="columns")
+    if looked.format == "table":  # its names tell: it was --cells-in that turned it
+        return looked.mend.command(cells_in=None)
     return looked.mend.edit("a = a.T", "transposed")
 
 
@@ -151,12 +151,15 @@ def _lost(looked: Looked, genes: SourceGenes, names: Sequence[str], kept: npt.ND
         return
     without = [n for n, k, s in zip(names, kept, spikes, strict=True) if not k and not s]
     reason = "of another species or without an id" if genes.other_species else "without an id"
+    reason += " or without exactly one ortholog" if genes.found.get("no-ortholog") else ""
     what = f"{lost:.0%} of the molecules of {looked.scope} are in {counted(len(without), 'column')} {reason}"
     yield _genes_finding(looked, "D029", what, without).replace(fix=_kept_again(genes))
 
 
 def _kept_again(genes: SourceGenes) -> str:
     """How to keep what is dropped; "" where the table's words say it."""
+    if genes.found.get("no-ortholog"):
+        return "Nothing to do: a gene without exactly one partner in the other species has no id there."
     if genes.other_species:
         return "Leave the file out, make a store of its own of it, or join mouse and human with `--orthologs human`."
     if not genes.table:

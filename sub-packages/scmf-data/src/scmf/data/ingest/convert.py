@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -34,7 +35,7 @@ from scmf.data.ingest.making import cells_of_part
 from scmf.data.ingest.part_filler import Tally
 from scmf.data.ingest.plan import ConvertOptions, Plan, Request
 from scmf.data.ingest.workers import run_jobs
-from scmf.data.manifest import Manifest
+from scmf.data.manifest import MANIFEST, Manifest
 from scmf.data.part import Part
 from scmf.data.progress import Progress
 from scmf.data.store import CellStore
@@ -66,9 +67,10 @@ def convert(sources: Sequence[Path], dest: Path, options: ConvertOptions, *, log
 
     Raises:
         InputError: a source that is refused, with its number. Nothing is left behind.
-        StoreError: a destination that exists, or a disk that is full.
+        StoreError: a destination that exists or is inside a source, or a disk that is full.
         MachineError: too little memory was allowed, or a worker was killed.
     """
+    _check_apart(sources, dest)
     with ConversionFolder(dest, overwrite=options.overwrite) as folder:
         plan = look_at(Request(tuple(sources), options, dest), folder, log)
         site = Site(plan, options, folder.path, worker_budget(plan, options))
@@ -80,6 +82,15 @@ def convert(sources: Sequence[Path], dest: Path, options: ConvertOptions, *, log
     for source, tally in zip(plan.sources, conversion.tallies, strict=True):
         log(summary(source, tally))
     return conversion
+
+
+def _check_apart(sources: Sequence[Path], dest: Path) -> None:
+    """Refuse a destination inside a source: of a folder such as zarr, every file belongs to the user's data."""
+    above = {os.path.realpath(dest), *(os.path.realpath(p) for p in dest.absolute().parents)}
+    source = next((s for s in sources if s.is_dir() and os.path.realpath(s) in above), None)
+    if source is not None and not (source / MANIFEST).is_file():  # a store is refused for what it is
+        what = f"the destination is inside the source {source}"
+        raise StoreError(what, where=str(dest), fix="name a --dest outside of it")
 
 
 def look_at(request: Request, folder: ConversionFolder, log: Log) -> Plan:

@@ -21,7 +21,7 @@ from scmf.data.ingest.genes import ENSEMBL
 from scmf.data.ingest.source import Matrix, ReadWishes, Source
 from scmf.data.ingest.spool import Shape, Spool, SpoolWriter, Triples
 from scmf.data.ingest.table import ColumnTable, as_text
-from scmf.data.ingest.text_file import open_text, printable, separator_of
+from scmf.data.ingest.text_file import is_blank_table, open_text, printable, separator_of
 from scmf.data.ingest.text_kernels import parse_fields
 
 Array = npt.NDArray[Any]
@@ -82,7 +82,7 @@ class DelimitedSource(Source):
         """Names of the columns, and of the first rows."""
         with open_text(self.path) as file:
             first = file.readline()
-            self._separator = separator_of(first)
+            self._separator = b" " if is_blank_table(self.path) else separator_of(first)
             rows = [self._split(line) for line, _ in zip(_lines(file), range(_PEEK), strict=False)]
         try:
             header = _fields(first.rstrip(b"\r\n"), self._separator)
@@ -117,8 +117,8 @@ class DelimitedSource(Source):
             "neither Ensembl ids nor barcodes tell whether the rows are cells or genes "
             f"(header: {', '.join(self._header[:3])}; first column: {', '.join(rows[:3])})"
         )
-        command = f"scmf-store convert {shlex.quote(str(self.path))} --dest DIR --cells-in"
-        fix = f"say where the cells are: {command} rows, or {command} columns"
+        command = f"scmf-store convert {shlex.quote(str(self.path))} --dest DIR --cells-in columns"
+        fix = f"say where the cells are, --cells-in rows or (as in most tables) --cells-in columns: {command}"
         return refuse("D061", what, where=str(self.path), fix=fix)
 
     def _split(self, line: bytes) -> tuple[bytes, bytes]:
@@ -155,9 +155,24 @@ class DelimitedSource(Source):
             text = printable(rest[bad:].split(self._separator)[0], 40)
             column = self._header[fields] if fields < len(self._header) else f"number {fields + 1}"
             what = f"{text!r} in column {column} is no number"
-            fix = "leave only names and counts in the table; keep other columns (cell types, symbols) apart"
-            return refuse("D003", what, where=where, fix=fix)
+            return refuse("D003", what, where=where, fix=self._mended(text, first=row == 0 and fields == 0))
         return refuse("D003", f"the line has {fields:,} values, the header {len(self._header):,} names", where=where)
+
+    def _mended(self, text: str, *, first: bool) -> str:
+        """The command that writes the table without what is no number, where that is plain."""
+        if re.fullmatch(r"-?\d+,\d+", text):
+            points = self._rewritten("tr , .")
+            return f"where the comma is the decimal sign: {points}"
+        if first and not text[:1].isdigit():
+            cut = f"cut -d {shlex.quote(self._separator.decode())} -f 2 --complement"
+            return f"take that column out: {self._rewritten(cut)}"
+        return "leave only names and counts in the table; keep other columns (cell types, symbols) apart"
+
+    def _rewritten(self, program: str) -> str:
+        name = self.path.name.removesuffix(".gz")
+        out = self.path.with_name(f"{Path(name).stem}.counts{Path(name).suffix}")
+        cat = "zcat" if self.path.name.endswith(".gz") else "cat"
+        return f"{cat} {shlex.quote(str(self.path))} | {program} > {shlex.quote(str(out))}"
 
 
 def _flush(writer: SpoolWriter, names: list[bytes], block: list[tuple[int, Array, Array]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from pathlib import Path
 from typing import Final
 
@@ -68,8 +69,7 @@ def _nothing_here(path: Path) -> Exception:
     near = _below(path)
     if near:
         word = "sources" if len(near) > 1 else "source"
-        listed = " ".join(shlex.quote(str(p)) for p in near[:3]) + (" ..." if len(near) > 3 else "")
-        fix = f"name the {word}: scmf-store convert {listed} --dest DIR"
+        fix = f"name the {word}: scmf-store convert {shell_list(near)} --dest DIR"
         named = ", ".join(str(p.relative_to(path)) for p in near[:3])
         return refuse(
             "D001", f"a folder with {len(near)} {word} in it ({named}), itself none", where=str(path), fix=fix
@@ -79,6 +79,13 @@ def _nothing_here(path: Path) -> Exception:
     names = sorted(p.name for p in path.iterdir())
     what = f"the folder holds nothing that convert reads: {', '.join(names[:5]) or 'it is empty'}"
     return refuse("D001", what, where=str(path), fix="name a file or folder with counts; docs/inputs.md lists them")
+
+
+def shell_list(paths: list[Path]) -> str:
+    """Paths of one folder as words for a shell; more than three of one suffix as one pattern."""
+    kinds = Counter(p.suffix for p in paths)
+    patterns = {p: f"{shlex.quote(str(p.parent))}/*{p.suffix}" for p in paths if kinds[p.suffix] > 3 and p.suffix}
+    return " ".join(dict.fromkeys(patterns.get(p, shlex.quote(str(p))) for p in paths))
 
 
 def _below(path: Path) -> list[Path]:

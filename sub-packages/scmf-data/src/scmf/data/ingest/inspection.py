@@ -5,6 +5,7 @@ Nothing stops at the first fault: whatever can still be looked at is, so that on
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -285,7 +286,7 @@ def _one_species(request: Request, genes: Mapping[str, SourceGenes]) -> str:
 
 
 def _named_twice(request: Request) -> list[Finding]:
-    places = [path.resolve() for path in request.sources]
+    places = [_place(path) for path in request.sources]
     again = [p for k, p in enumerate(request.sources) if places[k] in places[:k]]
     once = list(dict.fromkeys(places))
     kept = [request.sources[places.index(place)] for place in once]
@@ -293,12 +294,17 @@ def _named_twice(request: Request) -> list[Finding]:
     return [Finding("D049", what, str(path), fix=request.command(sources=tuple(kept))) for path in dict.fromkeys(again)]
 
 
+def _place(path: Path) -> Path:
+    """Where a path leads; pathlib's own way raises for links that lead in circles."""
+    return Path(os.path.realpath(path))
+
+
 def _shared_names(sources: Sequence[Inspection]) -> list[Finding]:
-    by_file = {s.path.resolve(): np.unique(s.names) for s in sources}
+    by_file = {_place(s.path): np.unique(s.names) for s in sources}
     hashes, times = np.unique(np.concatenate([*by_file.values(), np.empty(0, np.uint64)]), return_counts=True)
     shared = hashes[(times > 1) & (hashes != name_hash(""))]
     if not shared.size:
         return []
-    files = ", ".join(str(s.path) for s in sources if np.isin(by_file[s.path.resolve()], shared).any())
+    files = ", ".join(str(s.path) for s in sources if np.isin(by_file[_place(s.path)], shared).any())
     what = f"{counted(shared.size, 'name')} of cells in more than one of the files"
     return [Finding("D050", what, files, "obs", count=int(shared.size))]

@@ -145,8 +145,7 @@ def find_matrix(path: Path) -> Path:
     found = mtx_files(path)
     if len(found) > 1:
         what = f"the folder has {len(found)} matrices: {', '.join(p.name for p in found[:5])}"
-        two = shlex.join(map(str, found[:2]))
-        fix = f"name one of them, or one store for all: scmf-store convert {two} ... --dest DIR"
+        fix = f"name one of them, or make one store of all: scmf-store convert {shlex.join(map(str, found))} --dest DIR"
         raise refuse("D062", what, where=str(path), fix=fix)
     return found[0]
 

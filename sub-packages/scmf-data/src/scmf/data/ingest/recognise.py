@@ -14,6 +14,7 @@ from typing import Final
 import h5py
 
 from scmf.core.near_path import correction
+from scmf.core.text import counted
 from scmf.data.ingest.findings import FINDINGS, refuse
 from scmf.data.ingest.folders import open_folder
 from scmf.data.ingest.h5ad import H5adFile
@@ -21,7 +22,7 @@ from scmf.data.ingest.hdf5 import SIGNATURE, open_hdf5
 from scmf.data.ingest.loom import LoomFile, is_loom
 from scmf.data.ingest.source import ReadWishes, Source, first_line, reading
 from scmf.data.ingest.tenx_h5 import TenxH5, genome_groups
-from scmf.data.ingest.text_file import first_bytes
+from scmf.data.ingest.text_file import first_bytes, is_blank_table
 
 _RDS: Final = (
     b"X\n\x00\x00\x00",
@@ -36,6 +37,11 @@ _RDS: Final = (
 )
 _R_FIX: Final = "write the counts from R: DropletUtils::write10xCounts(path, counts), then convert that folder"
 _PICKLE_FIX: Final = "open it only if you trust its origin, and write the AnnData in it with write_h5ad"
+_EXCEL_FIX: Final = (
+    "save it as CSV; spreadsheets turn symbols such as MARCH1 into dates, so take the counts from before"
+)
+_UTF16: Final = (b"\xff\xfe", b"\xfe\xff")
+_R_SUFFIXES: Final = frozenset({".rds", ".rda", ".rdata"})
 _UNPACK: Final = {
     b"BZh": ("a bzip2 archive", "bunzip2"),
     b"\xfd7zXZ\x00": ("an xz archive", "unxz"),
@@ -53,6 +59,7 @@ _STRANGERS: Final = {
     b"\x80\x04": ("a Python pickle, which can run code and is never opened", _PICKLE_FIX),
     b"\x80\x05": ("a Python pickle, which can run code and is never opened", _PICKLE_FIX),
     b"\x93NUMPY": ("a NumPy array without names of genes", "make an AnnData of it and use write_h5ad"),
+    b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1": ("an old Excel file (.xls)", _EXCEL_FIX),
     b"SQLite format 3": ("an SQLite database", "get the counts as h5ad from its origin"),
     b"version https://git-lfs": ("a Git LFS pointer, not the file itself", "git lfs pull"),
     b"<!DOCTYPE": ("a web page: the download failed", "download the file again"),
@@ -62,6 +69,7 @@ _STRANGERS: Final = {
     b"{": ("JSON, often the answer of a server to a failed download", "download the file again"),
 }
 """First bytes: what the file is, and what to do."""
+_THEN: Final = "unpack it, and convert what is in it: "
 _HDF5_SUFFIXES: Final = frozenset({".h5ad", ".h5", ".hdf5", ".h5mu", ".h5seurat", ".loom"})
 _TEXT_SUFFIXES: Final = frozenset({".csv", ".tsv", ".txt", ".tab", ".gz", ".counts", ""})
 _TAR_MAGIC: Final = slice(257, 262)
@@ -79,9 +87,12 @@ def open_source(path: Path, wishes: ReadWishes | None = None) -> Source:
     """
     path, wishes = Path(path), wishes or ReadWishes()
     if not path.exists():
-        raise refuse("D001", "there is no such file", where=str(path), fix=correction(path))
+        raise _nothing_at(path)
     if path.is_dir():
         return open_folder(path, wishes)
+    if not path.is_file():
+        fix = "write what comes out of it to a file, and name that file"
+        raise refuse("D001", "a pipe or device, which can be read only once", where=str(path), fix=fix)
     with path.open("rb") as file:
         head = file.read(512)
     if not head:
@@ -91,6 +102,13 @@ def open_source(path: Path, wishes: ReadWishes | None = None) -> Source:
     if head.startswith(b"PK"):
         return _open_zip(path)
     return _open_text(path, wishes, packed=head.startswith(b"\x1f\x8b"))
+
+
+def _nothing_at(path: Path) -> Exception:
+    if not path.is_symlink():
+        return refuse("D001", "there is no such file", where=str(path), fix=correction(path))
+    what = f"a link to {path.readlink()}, where there is nothing"
+    return refuse("D001", what, where=str(path), fix="bring back the file, or name it where it is now")
 
 
 def _open_hdf5(path: Path) -> Source:
@@ -148,14 +166,13 @@ def _open_zip(path: Path) -> Source:
     if {"zarr.json", ".zgroup"} & set(names):
         return AnnDataZarr(path)
     if any(name.startswith("xl/") for name in names):
-        fix = "save it as CSV; spreadsheets turn symbols such as MARCH1 into dates, so take the counts from before"
-        raise refuse("D001", "an Excel file", where=str(path), fix=fix)
+        raise refuse("D001", "an Excel file", where=str(path), fix=_EXCEL_FIX)
     if names and all(name.endswith(".npy") for name in names):
         fix = "make an AnnData of it, with the names of cells and genes, and use write_h5ad"
         raise refuse("D001", "a NumPy archive (.npz) without names of cells and genes", where=str(path), fix=fix)
     folder = shlex.quote(path.stem)
-    fix = f"unzip {shlex.quote(str(path))} -d {folder}, then convert what is in it"
-    raise refuse("D001", f"a zip archive of {len(names):,} files", where=str(path), fix=fix)
+    fix = f"{_THEN}unzip {shlex.quote(str(path))} -d {folder}"
+    raise refuse("D001", f"a zip archive of {counted(len(names), 'file')}", where=str(path), fix=fix)
 
 
 def _open_text(path: Path, wishes: ReadWishes, *, packed: bool) -> Source:
@@ -169,7 +186,9 @@ def _open_text(path: Path, wishes: ReadWishes, *, packed: bool) -> Source:
     if head.startswith(b"%%MatrixMarket"):
         return MtxSource(path, wishes)
     first = head.split(b"\n", 1)[0]
-    if b"\x00" in head or not any(s in first for s in (b",", b"\t", b";")):
+    if b"\x00" in head:
+        raise refuse("D001", "a binary file of no kind that convert reads", where=str(path))
+    if not any(s in first for s in (b",", b"\t", b";")) and not is_blank_table(path):
         fix = f"{FINDINGS['D001'].fix} Text becomes a store with: "
         fix += f"scmf-store convert {shlex.quote(str(path))} --tokenizer char --dest DIR"
         raise refuse("D001", "no format of counts that convert reads", where=str(path), fix=fix)
@@ -183,8 +202,12 @@ def _open_text(path: Path, wishes: ReadWishes, *, packed: bool) -> Source:
 def _refuse_stranger(path: Path, head: bytes, *, packed: bool) -> None:
     quoted = shlex.quote(str(path))
     if head[_TAR_MAGIC] == b"ustar":
-        raise refuse("D001", "a tar archive", where=str(path), fix=f"tar -xf {quoted}, then convert what is in it")
-    if head.startswith(_RDS):
+        raise refuse("D001", "a tar archive", where=str(path), fix=f"{_THEN}tar -xf {quoted}")
+    if head.startswith(_UTF16):
+        out = shlex.quote(str(path.with_name(f"{path.stem}.utf8{path.suffix}")))
+        raise refuse("D001", "text in UTF-16", where=str(path), fix=f"iconv -f UTF-16 -t UTF-8 {quoted} > {out}")
+    packed_r = path.suffix.lower() in _R_SUFFIXES and head.startswith(tuple(_UNPACK))
+    if head.startswith(_RDS) or packed_r:
         raise refuse("D001", "an R object (.rds or .RData)", where=str(path), fix=_R_FIX)
     if packed and head.startswith(SIGNATURE):
         raise refuse("D001", "an HDF5 file packed with gzip", where=str(path), fix=f"gunzip {quoted}")
@@ -192,7 +215,7 @@ def _refuse_stranger(path: Path, head: bytes, *, packed: bool) -> None:
         _refuse_columns(path, parquet=head.startswith(b"PAR1"))
     for start, (what, command) in _UNPACK.items():
         if head.startswith(start):
-            raise refuse("D001", what, where=str(path), fix=f"{command} {quoted}, then convert what is in it")
+            raise refuse("D001", what, where=str(path), fix=f"{_THEN}{command} {quoted}")
     for start, (what, fix) in _STRANGERS.items():
         if head.lstrip(b"\xef\xbb\xbf \r\n").startswith(start):
             raise refuse("D001", what, where=str(path), fix=fix)

@@ -106,7 +106,7 @@ class SourceGenes:
         if self.orthologs:
             lost = self.found.get("no-ortholog", 0)
             what = self.orthologs.partition(", sha256:")[0]
-            lines.append(f"{what}; {counted(lost, 'gene')} without exactly one ortholog dropped")
+            lines.append(f"{what}; {counted(lost, 'gene')} without exactly one ortholog dropped" if lost else what)
         return lines
 
     def among(self, kept: npt.NDArray[np.bool_]) -> SourceGenes:

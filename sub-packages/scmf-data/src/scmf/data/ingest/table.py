@@ -131,7 +131,10 @@ class NodeTable(Table):
         self._uns = legacy_categories
         self._compound = hasattr(node, "shape")
         names = list(node.dtype.names) if self._compound else list(node)
-        self._index = names[0] if self._compound else as_text(node.attrs["_index"])
+        self._index = names[0] if self._compound else as_text(node.attrs.get("_index", "index"))
+        if self._index not in names:
+            known = ", ".join(names[:6]) or "no columns"
+            raise ValueError(f"the names of its rows should be in {self._index!r}, which is not there; it has {known}")
         order = [] if self._compound else [as_text(c) for c in node.attrs.get("column-order", ())]
         hidden = {self._index, "__categories", "_index"}
         listed = [c for c in order if c in names and c not in hidden]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,10 @@ from scmf.data.ingest.source import first_line
 
 _GZIP: Final = b"\x1f\x8b"
 _CHUNK: Final = 1 << 16
+_WIDE: Final = 1 << 20
+"""Bytes in which a header and a row of most tables are found."""
+_WORD: Final = re.compile(rb'"[^"]*"|[^\s"]+')
+_NUMBER: Final = re.compile(rb"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|NA")
 
 
 @contextmanager
@@ -61,6 +66,20 @@ def separator_of(line: bytes) -> bytes:
     if b"\t" in line:
         return b"\t"
     return b";" if line.count(b";") > line.count(b",") else b","
+
+
+def is_blank_table(path: Path) -> bool:
+    """Whether the first rows are a name and numbers with blanks between them, as R's `write.table` leaves them."""
+    lines = first_bytes(path, _WIDE).split(b"\n")[:4]
+    if len(lines) < 3 or any(mark in lines[0] for mark in (b"\t", b",", b";")):
+        return False
+    header, *rows = [_WORD.findall(line) for line in lines[:-1]]  # the last may be cut
+    width = len(rows[0])
+    return (
+        width > 1
+        and len(header) in {width - 1, width}
+        and all(len(row) == width and all(map(_NUMBER.fullmatch, row[1:])) for row in rows)
+    )
 
 
 def read_columns(path: Path) -> list[npt.NDArray[Any]]:

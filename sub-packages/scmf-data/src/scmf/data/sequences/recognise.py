@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from scmf.core.near_path import correction
 from scmf.data.ingest.findings import refuse
-from scmf.data.ingest.text_file import first_bytes
+from scmf.data.ingest.text_file import first_bytes, is_blank_table
 from scmf.data.sequences.token_table import is_token_table
 
 Sort = Literal["text", "tokens", "cells"]
@@ -54,11 +54,15 @@ def sort_of(sources: Sequence[Path], *, as_text: bool) -> Sort:
 def _sort(path: Path) -> Sort:
     if path.is_dir():
         return "cells"
+    if not path.is_file():
+        return "cells"  # a pipe or device, whose reader says what to do about it
     with path.open("rb") as file:
         head = file.read(4)
     if head == b"PAR1":
         return "tokens" if _has_tokens(path) else "cells"
-    return "text" if path.name.lower().endswith(SUFFIXES) and _reads_as_text(first_bytes(path)) else "cells"
+    if not path.name.lower().endswith(SUFFIXES) or is_blank_table(path):
+        return "cells"
+    return "text" if _reads_as_text(first_bytes(path)) else "cells"
 
 
 def _has_tokens(path: Path) -> bool:
