@@ -112,3 +112,15 @@ def test_parameters_of_the_heads_are_those_of_the_formula(heads):
     counted = sum(parameter.numel() for parameter in heads.parameters())
     assert TASK.head_parameters(6, 128) - MlmTask().head_parameters(6, 128) == counted
     assert list(cell_heads(MlmTask(), SIZES)) == []
+
+
+def test_a_label_may_have_the_name_of_a_method_of_torchs():
+    task = TASK.replace(
+        tasks={name: ClassifyTask(column="x", classes=("a", "b")) for name in ("type", "values", "train")}
+    )
+    heads = cell_heads(task, SIZES)
+    assert [name for name, _ in heads.items()] == ["type", "values", "train"]
+    again = cell_heads(task, SIZES)
+    again.load_state_dict({name: torch.ones_like(tensor) for name, tensor in heads.state_dict().items()})
+    assert all((parameter == 1).all() for parameter in again.train().parameters())
+    assert {name.partition(".")[0] for name, _ in again.named_parameters()} == {"type", "values", "train"}

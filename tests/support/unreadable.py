@@ -19,7 +19,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from scmf.model import seam, transformer
 from scmf.model.megatron import MegatronModule
 from scmf.model.spec import te_parts_of
-from scmf.train import engine
+from scmf.train import engine, memory
 from scmf.train.layout import lay_out
 from scmf.train.world import World
 from support import fake_te
@@ -59,7 +59,9 @@ def reads_of_a_step(changes: dict[str, Any], rank: int, size: int) -> list[str]:
         reads = _count_reads()
         for step in range(2):
             reads.clear()
-            own.train_step(drawn_step(step, replica=layout.replica, replicas=layout.replicas), step=step)
+            batch = drawn_step(step, replica=layout.replica, replicas=layout.replicas)
+            labelled = tuple(memory._labelled(microbatch, own) for microbatch in batch.microbatches)
+            own.train_step(replace(batch, microbatches=labelled), step=step)
         return reads
 
 

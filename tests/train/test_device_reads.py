@@ -9,6 +9,21 @@ from support.unreadable import reads_of_a_step
 
 TENSOR = {"trainer__parallel__tensor": 2, "trainer__parallel__sequence": True}
 PIPELINE = {"trainer__parallel__pipeline": 2}
+NEXT_TOKEN = {
+    "model__kind": "decoder",
+    "model__task": {"kind": "clm", "label_smoothing": 0.1},
+    "model__positions": "sinusoidal",
+}
+SEVERAL = {
+    "model__task": {
+        "kind": "several",
+        "tasks": {
+            "mlm": {"kind": "mlm"},
+            "type": {"kind": "classify", "column": "type", "classes": ["B", "T"]},
+            "age": {"kind": "regress", "column": "age", "mean": 0.0, "sd": 1.0},
+        },
+    }
+}
 
 
 @pytest.mark.parametrize(
@@ -16,6 +31,8 @@ PIPELINE = {"trainer__parallel__pipeline": 2}
     [
         pytest.param({"model__hidden_dropout": 0.1}, 3, id="replicas"),
         pytest.param({"trainer__optimizer__clip": None, "trainer__ema": {"decay": 0.99}}, 0, id="average"),
+        pytest.param(NEXT_TOKEN, 0, id="decoder"),
+        pytest.param(SEVERAL, 0, id="labels"),
         pytest.param(TENSOR | {"trainer__parallel__shard_optimizer": True}, 1, id="tensor, sequence, sharded"),
         pytest.param(PIPELINE | {"model__norm": "post"}, 7, id="last stage"),
         pytest.param(PIPELINE | TENSOR | {"trainer__parallel__recompute": "full"}, 0, id="first stage"),

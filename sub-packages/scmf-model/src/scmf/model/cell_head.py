@@ -96,7 +96,15 @@ def pooled(hidden_TD: Tensor, pack: Pack, segments: Tensor, pool: str) -> Tensor
     return means_SD[segments]
 
 
-def cell_heads(task: TaskConfig, config: Any) -> nn.ModuleDict:
+class CellHeads(nn.ModuleDict):
+    """Heads by the users' own names, of which `type` and `values` are names of torch's methods too."""
+
+    def add_module(self, name: str, module: nn.Module | None) -> None:
+        """Keep a module; torch's own refuses names that are attributes, which these never become."""
+        self._modules[name] = module  # type: ignore[assignment]  # None is allowed, and annotated otherwise
+
+
+def cell_heads(task: TaskConfig, config: Any) -> CellHeads:
     """The heads of a task's objectives about whole cells, by name; none for a task about tokens alone.
 
     Args:
@@ -105,4 +113,4 @@ def cell_heads(task: TaskConfig, config: Any) -> nn.ModuleDict:
     """
     asked = {name: one for name, one in task.objectives.items() if isinstance(one, CellTask)}
     kinds = {name: ClassHead if isinstance(one, ClassifyTask) else NumberHead for name, one in asked.items()}
-    return nn.ModuleDict({name: kinds[name](config, one) for name, one in asked.items()})
+    return CellHeads({name: kinds[name](config, one) for name, one in asked.items()})
