@@ -167,6 +167,16 @@ def test_a_misspelt_override_names_the_nearest_key(cfg, override, near):
     assert override in error.value.where
 
 
+def test_keys_that_a_kind_leaves_behind_are_told_with_the_whole_section_to_write(cfg):
+    with pytest.raises(ConfigError) as error:
+        load_config(cfg, ["model.task.kind=classify", "model.task.column=cell_type", "model.task.mask=0.5"])
+    assert error.value.what == "model.task.mask is a key of kind mlm, and model.task.kind is classify"
+    assert error.value.fix.endswith("takes its place: 'model.task={kind: classify, column: ...}'")
+    with pytest.raises(ConfigError) as error:
+        load_config(cfg, ["model.task.masc=0.5"])
+    assert error.value.what == "model.task.masc is not a key of model.task"
+
+
 def test_a_kind_may_be_left_out_and_a_wrong_one_lists_the_right_ones(cfg):
     cfg.write_text(MINIMAL.replace("  kind: cells\n", "").replace("  kind: encoder\n", ""))
     assert load_config(cfg).data.kind == "cells"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from scmf.core.config_keys import key_below
-from scmf.core.config_kind import entry_class, section_class
+from scmf.core.config_kind import entry_class, kinds_of, section_class
 from scmf.core.errors import ConfigError, legible
 from scmf.core.near_word import nearest
 from scmf.core.other_names import our_name
@@ -133,7 +134,7 @@ def _fault(path: Path, found: Sequence[ErrorDetails], *, cls: type[BaseModel], v
     if first["type"] == "fault":
         return Fault(key, first["ctx"]["what"], first["ctx"]["fix"])
     if first["type"] == "extra_forbidden":
-        return _unknown_key(path, _section_at(cls, values, path[:-1]), cls)
+        return _key_of_another_kind(path, cls, values) or _unknown_key(path, _section_at(cls, values, path[:-1]), cls)
     description = _description(_section_at(cls, values, path[:-1]), path)
     if first["type"] == "missing":
         return Fault(key, f"{key} is missing", f"add `{path[-1]}:` {description}".rstrip())
@@ -150,9 +151,26 @@ def _unknown_key(path: Path, section: type[BaseModel] | None, document: type[Bas
     where = ".".join(str(part) for part in path[:-1]) or "the document"
     word = str(path[-1])
     # A key that is only in the wrong section is named in full.
-    near = our_name(word, keys) or key_below(document, word) or nearest(word, keys)
+    elsewhere = key_below(document, word)
+    near = our_name(word, keys) or (elsewhere if elsewhere != key else None) or nearest(word, keys)
     fix = f"did you mean `{near}`? " if near else "remove it. "
     return Fault(key, f"{key} is not a key of {where}", f"{fix}The keys there: {', '.join(keys)}")
+
+
+def _key_of_another_kind(path: Path, document: type[BaseModel], values: object) -> Fault | None:
+    """What is wrong with a key that its section would have were it of another kind; None for any other key."""
+    parent, section = _section_at(document, values, path[:-2]), _section_at(document, values, path[:-1])
+    field = _field(parent, path[-2]) if len(path) > 1 else None
+    kinds = kinds_of(field) if field is not None else {}
+    other = next((kind for kind, cls in kinds.items() if _field(cls, path[-1])), None)
+    mine = next((kind for kind, cls in kinds.items() if cls is section), None)
+    if section is None or other is None or mine is None:
+        return None
+    key, where = ".".join(map(str, path)), ".".join(map(str, path[:-1]))
+    needed = [f"{f.alias or name}: ..." for name, f in section.model_fields.items() if f.is_required()]
+    whole = f"{where}={{{', '.join([f'kind: {mine}', *needed])}}}"
+    what = f"{key} is a key of kind {other}, and {where}.kind is {mine}"
+    return Fault(key, what, f"remove it; on a command line the whole section takes its place: {shlex.quote(whole)}")
 
 
 def _section_at(cls: type[BaseModel], values: object, path: Path) -> type[BaseModel] | None:

@@ -158,6 +158,11 @@ def section_class(field: FieldInfo, value: object) -> type[BaseModel] | None:
     return _of_kind(base, field.metadata, value)
 
 
+def kinds_of(field: FieldInfo) -> Mapping[str, type[BaseModel]]:
+    """The built-in kinds that a field's section may be of, by name; none where it has no variants."""
+    return next((m.built_in for m in field.metadata if isinstance(m, Kinds)), {})
+
+
 def entry_class(field: FieldInfo, value: object) -> type[BaseModel] | None:
     """The config class that an entry of a field is checked by, where the field is a mapping of names to sections.
 
