@@ -14,7 +14,7 @@ from torch.distributed.checkpoint.filesystem import FileSystemWriter
 
 from scmf.core.errors import ScmfError, StoreError
 from scmf.data.stream import CellStream
-from scmf.train import step
+from scmf.train import run_directory, step
 from scmf.train.engine import Engine
 from scmf.train.layout import lay_out
 from scmf.train.run import run
@@ -59,6 +59,8 @@ class Injection:
     """Data position -> rank and signal that it gets during that step."""
     saves: Places = field(default_factory=dict)
     """Step of a checkpoint -> rank that cannot write its shards."""
+    apart: bool = False
+    """Ranks after the first have a run directory of their own: nodes that do not share it."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ def fit(store: Path, directory: Path, *words: str, ranks: int = 2, resume: str |
 def fit_rank(store: Path, directory: Path, words: tuple[str, ...], resume: str | None, wrong: Injection) -> Outcome:
     """This rank's part."""
     _inject(wrong)
+    if wrong.apart and os.environ["RANK"] != "0":
+        directory = directory.with_name("another")
     config = real_config(store, directory, *words)
     try:
         with join_world() as world, lay_out(world, config.trainer.parallel) as layout:
@@ -105,6 +109,7 @@ def _inject(wrong: Injection) -> None:
     def hits(places: Places, position: int) -> bool:
         return places.get(position, -2) in (-1, rank)
 
+    run_directory._VISIBLE_SECONDS = 0.0
     _wrap(Trainer, "_next", lambda trainer, *_: here.at(trainer))
     _wrap(Engine, "train_step", lambda *_: here.signal(wrong, rank))
     sum_losses = step._sum_losses

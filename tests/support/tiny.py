@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from scmf.core.batch import Microbatch, StepBatch
+from scmf.core.errors import CheckpointError
 from scmf.model.transformer import VocabularyShape
 from scmf.train.config import MainConfig
 from scmf.train.engine import Engine, StepReport
@@ -119,6 +120,19 @@ def train(
 def train_saving(changes: dict[str, Any], steps: int, save: Path, first: int = 0) -> list[tuple[float, float]]:
     """`train` with a save, positional for `run_ranks`."""
     return train(changes, steps, save=save, first=first)
+
+
+def save_apart(changes: dict[str, Any], folder: Path) -> str:
+    """What a save says whose ranks write into folders of their own."""
+    config = tiny_config(**changes)
+    with join_world() as world, lay_out(world, config.trainer.parallel) as layout:
+        own = folder / str(world.rank)
+        own.mkdir()
+        try:
+            build_engine(config, layout).save(own)
+        except CheckpointError as error:
+            return error.what
+        return "saved"
 
 
 def train_loading(changes: dict[str, Any], steps: int, load: Path, first: int) -> list[tuple[float, float]]:

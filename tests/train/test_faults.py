@@ -14,7 +14,9 @@ from scmf.train.faults import FaultsConfig, Tally, must_roll_back, refuse_bad_ce
 from scmf.train.signals import REQUEUE
 from support.command import curve, lines
 from support.faulty import Outcome, fit
+from support.ranks import run_ranks
 from support.spoilt import LOST, spoil
+from support.tiny import save_apart
 
 DONE = [Outcome(0), Outcome(0)]
 
@@ -162,6 +164,19 @@ def test_a_save_that_fails_on_one_rank_is_a_warning_and_the_next_one_is_tried(st
     errors = [line["error"] for line in lines(directory / "saves.jsonl")]
     assert [error and error.split(";")[0] for error in errors] == [None, "the checkpoint could not be written", None]
     assert curve(directory) == curve(undisturbed)
+
+
+def test_ranks_that_do_not_share_the_run_directory_are_refused_and_leave_nothing(store, tmp_path):
+    first, second = fit(store, tmp_path / "run", apart=True)
+    assert first == Outcome(1)
+    assert "does not see the folder that the first rank has (process " in second.what
+    assert second.where == str(tmp_path / "another")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_checkpoint_with_shards_in_another_folder_is_none(tmp_path):
+    for what in run_ranks(save_apart, 2, {"trainer__parallel__tensor": 2}, tmp_path):
+        assert what == "1 of 2 shards are not in the first rank's folder, among them __1_0.distcp"
 
 
 def test_too_many_failed_saves_in_a_row_stop_the_run_and_keep_the_last_whole_one(store, tmp_path):

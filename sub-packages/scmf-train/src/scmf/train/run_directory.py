@@ -15,7 +15,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import Any, TextIO
 from scmf.core.errors import ConfigError, TrainingError
 
 PACKAGES = ("scmf-train", "torch", "megatron-core", "transformer-engine", "numpy", "zarr", "numba")
+_VISIBLE_SECONDS = 20.0
 
 
 class RunDirectory:
@@ -44,6 +45,7 @@ class RunDirectory:
         self.tensorboard = path / "tensorboard"
         self.profile = path / "profile"
         self.checkpoints = path / "checkpoints"
+        self.lock = path / ".lock"
 
     def undone(self, rollback: int, name: str) -> Path:
         """File that holds what a rollback (from 1) has cut from a .jsonl file."""
@@ -63,8 +65,11 @@ class RunDirectory:
             )
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> Iterator[str]:
         """Have the folder alone for the time of the block; a killed process gives it back.
+
+        Yields:
+            Who has it, as the folder says for all to see.
 
         Raises:
             ConfigError: another process trains in it.
@@ -72,13 +77,14 @@ class RunDirectory:
         """
         made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         self.path.mkdir(parents=True, exist_ok=True)
+        owner = f"process {os.getpid()} on {platform.node()}"
         with self._lock() as file:
             try:
                 with writing(self.path):
                     file.truncate(0)
-                    file.write(f"process {os.getpid()} on {platform.node()}\n")
+                    file.write(f"{owner}\n")
                     file.flush()
-                yield
+                yield owner
             finally:
                 # A start that was refused leaves nothing; a run leaves no lock file either.
                 Path(file.name).unlink(missing_ok=True)
@@ -86,7 +92,7 @@ class RunDirectory:
 
     def _lock(self) -> TextIO:
         while True:
-            file = (self.path / ".lock").open("a+", encoding="utf-8")
+            file = self.lock.open("a+", encoding="utf-8")
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -104,6 +110,22 @@ class RunDirectory:
             if _still_named(file):
                 return file
             file.close()  # the run before removed it between our opening and our locking it
+
+    def refuse_another(self, owner: str) -> None:
+        """Ranks on other nodes have to see the folder that the first rank has locked: they write checkpoints there.
+
+        Args:
+            owner: what the first rank has written into the lock.
+
+        Raises:
+            ConfigError: this rank sees another folder under the same path, or none.
+        """
+        if not _comes_true(lambda: self.lock.is_file() and self.lock.read_text().strip() == owner):
+            raise ConfigError(
+                f"this rank, on {platform.node()}, does not see the folder that the first rank has ({owner})",
+                where=str(self.path.absolute()),
+                fix="put trainer.result_dir on a file system that all nodes share",
+            )
 
     def begin(self, config_yaml: str, record: dict[str, Any]) -> None:
         """Write config.yaml and run.json into the locked folder.
@@ -134,6 +156,14 @@ class RunDirectory:
         starts = json.loads(self.record.read_text())["starts"]
         starts[-1]["ended"] = end
         _replace(self.record, json.dumps({"starts": starts}, indent=1) + "\n")
+
+
+def _comes_true(holds: Callable[[], bool]) -> bool:
+    """Whether something is so; network file systems show a new file some seconds late."""
+    deadline = time.monotonic() + _VISIBLE_SECONDS
+    while not (found := holds()) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return found
 
 
 def _still_named(file: TextIO) -> bool:

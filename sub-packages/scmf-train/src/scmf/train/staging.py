@@ -105,7 +105,7 @@ def _write_tensors(folder: Path, tensors: dict[str, Any], group: Any) -> None:
     from megatron.core.dist_checkpointing.strategies import torch as mcore
 
     try:
-        save(
+        index = save(
             tensors,
             storage_writer=FileSystemWriter(str(folder)),
             planner=mcore.MCoreSavePlanner(dedup_replicated_tensors=False, flatten_state_dict=False),
@@ -116,6 +116,23 @@ def _write_tensors(folder: Path, tensors: dict[str, Any], group: Any) -> None:
             raise
         # torch's writers hide what the system said behind errors of their own.
         raise _not_written(folder) from error
+    if dist.get_rank() == 0:
+        _refuse_absent(folder, sorted({part.relative_path for part in index.storage_data.values()}))
+
+
+def _refuse_absent(folder: Path, names: list[str]) -> None:
+    """A node that has lost the shared folder writes without an error, but elsewhere.
+
+    Raises:
+        CheckpointError: a file that some rank has written is not in the first rank's folder.
+    """
+    absent = [name for name in names if not (folder / name).is_file()]
+    if absent:
+        raise CheckpointError(
+            f"{len(absent)} of {len(names)} shards are not in the first rank's folder, among them {absent[0]}",
+            where=str(folder),
+            fix="have trainer.result_dir on a file system that all nodes share; then go on with --resume auto",
+        )
 
 
 def _not_written(folder: Path) -> CheckpointError:

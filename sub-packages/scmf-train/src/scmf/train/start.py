@@ -10,6 +10,7 @@ from scmf.core.errors import CheckpointError
 from scmf.train.checkpoint import RECORD, CheckpointFolder, find_path, read_progress, verify
 from scmf.train.console import Console
 from scmf.train.identity import new_heads, refuse_another_run, refuse_other_weights
+from scmf.train.run_directory import RunDirectory
 from scmf.train.trainer import Trainer
 
 
@@ -25,13 +26,17 @@ class Start:
     """A resume was asked for, and there is nothing to resume yet."""
     passed_over: tuple[CheckpointError, ...] = ()
     """What is wrong with newer checkpoints, which are not resumed."""
+    owner: str = ""
+    """Who has the run directory, as its lock says."""
 
-    def check_visible(self) -> None:
-        """Every rank reads the checkpoint, so every rank has to see it.
+    def check_visible(self, directory: RunDirectory) -> None:
+        """Every rank reads the checkpoint and writes into the run directory, so every rank has to see them.
 
         Raises:
-            CheckpointError: this rank does not.
+            ConfigError: this rank does not see the run directory.
+            CheckpointError: this rank does not see the checkpoint.
         """
+        directory.refuse_another(self.owner)
         for folder in (self.resumed, self.weights):
             if folder is not None and not (folder / RECORD).is_file():
                 raise CheckpointError(
@@ -72,7 +77,7 @@ def claim(trainer: Trainer, stack: ExitStack, *, resume: str | None, by_epochs: 
     directory, checkpoints = trainer.directory, trainer.checkpoints
     if resume is None:
         directory.refuse_to_overwrite()
-    stack.enter_context(directory.locked())
+    owner = stack.enter_context(directory.locked())
     resumed, passed_over = _find_whole(resume, checkpoints) if resume else (None, [])
     if resumed is not None:
         if resumed.parent != checkpoints.path.resolve() and resumed.parent != checkpoints.path:
@@ -80,7 +85,7 @@ def claim(trainer: Trainer, stack: ExitStack, *, resume: str | None, by_epochs: 
         refuse_another_run(trainer.progress(), read_progress(resumed), resumed, by_epochs=by_epochs)
     weights = check_weights(trainer) if resumed is None else None
     again = resume is not None and resumed is None
-    return Start(resumed=resumed, weights=weights, again=again, passed_over=tuple(passed_over))
+    return Start(resumed=resumed, weights=weights, again=again, passed_over=tuple(passed_over), owner=owner)
 
 
 def _find_whole(resume: str, checkpoints: CheckpointFolder) -> tuple[Path | None, list[CheckpointError]]:
