@@ -1,8 +1,8 @@
-"""TileDB-SOMA experiments, which the extra `soma` reads. Skipped where tiledbsoma is not installed: it is heavy."""
+"""TileDB-SOMA experiments, which the extra `soma` reads."""
 
 from __future__ import annotations
 
-import importlib.util
+import sys
 import warnings
 
 import anndata
@@ -15,8 +15,6 @@ from scmf.data.ingest.genes import GeneWishes
 from scmf.data.ingest.plan import ConvertOptions
 from scmf.data.ingest.recognise import open_source
 from scmf.data.store import CellStore
-
-needs_soma = pytest.mark.skipif(importlib.util.find_spec("tiledbsoma") is None, reason="needs scmf-data[soma]")
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +39,6 @@ def to_store(source, dest, **wishes):
     return CellStore.open(dest)
 
 
-@needs_soma
 @pytest.mark.filterwarnings("ignore")
 def test_a_soma_experiment_gives_the_store_of_the_h5ad_it_was_made_from(cells, experiment, tmp_path):
     cells.write_h5ad(tmp_path / "a.h5ad")
@@ -54,7 +51,6 @@ def test_a_soma_experiment_gives_the_store_of_the_h5ad_it_was_made_from(cells, e
     assert store.manifest.sources[0].counts == "RNA/raw"
 
 
-@needs_soma
 @pytest.mark.filterwarnings("ignore")
 def test_a_soma_experiment_whose_joinids_have_gaps_keeps_every_cell_with_its_counts(cells, tmp_path):
     import pyarrow as pa
@@ -86,7 +82,6 @@ def test_a_soma_experiment_whose_joinids_have_gaps_keeps_every_cell_with_its_cou
     assert list(store.obs([]).index) == list(cells.obs_names)
 
 
-@needs_soma
 @pytest.mark.filterwarnings("ignore")
 def test_a_part_of_a_soma_experiment_is_refused_with_the_advice_to_name_the_whole(experiment):
     with pytest.raises(InputError, match=r"^SCMF-D002: .*a SOMA DataFrame, not an experiment") as caught:
@@ -94,8 +89,8 @@ def test_a_part_of_a_soma_experiment_is_refused_with_the_advice_to_name_the_whol
     assert "the folder of the experiment" in caught.value.fix
 
 
-@pytest.mark.skipif(importlib.util.find_spec("tiledbsoma") is not None, reason="tiledbsoma is installed")
-def test_without_the_extra_a_soma_folder_is_refused_with_the_command_that_installs_it(tmp_path):
+def test_without_the_extra_a_soma_folder_is_refused_with_the_command_that_installs_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tiledbsoma", None)
     (tmp_path / "exp" / "__group").mkdir(parents=True)
     with pytest.raises(InputError, match=r"^SCMF-D064: ") as caught:
         to_store(tmp_path / "exp", tmp_path / "s", genes=GeneWishes())
