@@ -56,6 +56,41 @@ def test_an_id_outside_the_store_is_an_index_error_that_names_it(demo_store, ids
         demo_store.lengths(ids)
 
 
+@pytest.mark.parametrize("ids", [np.arange(210) % 2 == 0, [1.0, 2.5], ["c1"]], ids=["mask", "fractions", "names"])
+def test_what_is_no_id_is_refused_and_not_made_one(demo_store, ids):
+    for read in (demo_store.fetch, demo_store.lengths, demo_store.locate):
+        with pytest.raises(TypeError, match="cell ids are whole numbers"):
+            read(ids)
+
+
+def test_one_id_and_numbers_of_any_width_are_ids(demo_store):
+    for ids in (7, np.int8(7), np.array([7], np.uint64), [7]):
+        assert np.array_equal(demo_store.fetch(ids).counts, demo_store.fetch(np.array([7])).counts)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        pytest.param({"n_cells": 211}, "n_cells is 211, the parts have 210", id="cells"),
+        pytest.param({"gene_ids": ("ENSG1",)}, "a part has 28,196 genes, the store 1", id="genes"),
+    ],
+)
+def test_a_manifest_that_contradicts_itself_is_refused(demo_store, tmp_path, changes, sentence):
+    raw = dump_manifest(demo_store.manifest.model_copy(update=changes))
+    with pytest.raises(StoreError, match=f"the manifest contradicts itself: {sentence}"):
+        parse_manifest(raw, where=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["../../../.profile", "/etc/passwd", "obs/../../x", ""])
+def test_a_manifest_names_no_file_outside_its_parts(demo_store, tmp_path, name):
+    """A store that comes from elsewhere would have it written there by the cache."""
+    part = demo_store.manifest.parts[0]
+    files = {**part.files, name: next(iter(part.files.values()))}
+    parts = (part.model_copy(update={"files": files}), *demo_store.manifest.parts[1:])
+    with pytest.raises(StoreError, match="is no path inside the part"):
+        parse_manifest(dump_manifest(demo_store.manifest.model_copy(update={"parts": parts})), where=tmp_path)
+
+
 def test_every_part_opens_in_anndata_with_obs_and_var(demo_store, source):
     for start, part in zip(demo_store.part_starts, demo_store.parts, strict=False):
         table = anndata.read_zarr(part.path)

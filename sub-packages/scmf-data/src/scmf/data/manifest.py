@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
+from collections import Counter
+from pathlib import Path, PurePosixPath
 from shlex import quote
-from typing import Annotated, ClassVar, Final, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeVar
 
 import xxhash
-from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import AfterValidator, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from scmf.core.config import Config
 from scmf.core.errors import StoreError
@@ -46,7 +47,19 @@ _MIXED_UP: Final = {
     ),
 }
 """What a store is that is of the other format than asked for, and what to do with it."""
-Checked = TypeVar("Checked", bound=Config)
+Checked = TypeVar("Checked", bound="AnyManifest")
+
+
+def _inside(name: str) -> str:
+    """A path that stays in its folder: of a store that comes from elsewhere, files are written where it names them."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name:
+        raise ValueError(f"{name!r} is no path inside the part")
+    return name
+
+
+InnerPath = Annotated[str, AfterValidator(_inside)]
+"""A file's path inside a part, or a name that becomes part of one."""
 
 
 class FileRecord(Config):
@@ -100,9 +113,9 @@ class PartRecord(Config):
     """The highest stored count; 0 in a part without values."""
     rank_order: RankOrder | None = None
     """Set by `scmf-store rank-order`: genes are not rising inside a cell, but ranked, those without a token last."""
-    files: dict[str, FileRecord]
+    files: dict[InnerPath, FileRecord]
     """Every file of the part by its path inside the part."""
-    obsm: dict[str, ObsmRecord] = Field(default_factory=dict)
+    obsm: dict[InnerPath, ObsmRecord] = Field(default_factory=dict)
     """Arrays beside obs by name."""
 
     @property
@@ -170,11 +183,27 @@ class NamedSplit(Config):
     test: tuple[str, ...] = ()
 
 
-class Manifest(Config):
+class AnyManifest(Config):
+    """What the manifests of all kinds of stores have in common."""
+
+    totals: ClassVar[tuple[str, ...]] = ()
+    """Numbers that are the sums of the parts'."""
+
+    def contradiction(self) -> str | None:
+        """The first thing in which the manifest disagrees with itself, or None."""
+        parts: tuple[Any, ...] = getattr(self, "parts", ())
+        for name in self.totals:
+            total = sum(getattr(part, name) for part in parts)
+            if total != getattr(self, name):
+                return f"{name} is {getattr(self, name):,}, the parts have {total:,}"
+        twice = [name for name, times in Counter(part.name for part in parts).items() if times > 1]
+        return f"{twice[0]} is there twice" if twice else None
+
+
+class Manifest(AnyManifest):
     """Everything a reader has to know before it touches a cell."""
 
     totals: ClassVar[tuple[str, ...]] = ("n_cells", "n_values")
-    """Numbers that are the sums of the parts'."""
 
     format: Literal["scmf-cells"] = FORMAT
     version: Literal[1] = VERSION
@@ -202,6 +231,13 @@ class Manifest(Config):
     """Cells with the same counts in the same genes as an earlier cell of the store; null where nobody looked."""
     history: tuple[str, ...] = ()
     """What was done to the store since its sources were converted: added, merged, chosen, dropped."""
+
+    def contradiction(self) -> str | None:
+        """The first thing in which the manifest disagrees with itself, or None."""
+        most = max((part.n_genes for part in self.parts), default=0)
+        if most > len(self.gene_ids):
+            return f"a part has {most:,} genes, the store {len(self.gene_ids):,}"
+        return super().contradiction()
 
     @property
     def files(self) -> dict[str, FileRecord]:
@@ -265,15 +301,19 @@ def parse_document(raw: bytes, schema: type[Checked], *, form: str, where: Path)
     document = body[len(_BODY) : -len(_TAIL)]
     _check_version(document, form=form, where=where)
     try:
-        return schema.model_validate_json(document)
+        manifest = schema.model_validate_json(document)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(p) for p in first["loc"])
-        raise StoreError(
-            f"the manifest breaks its schema at {place}: {first['msg']}",
-            where=str(where),
-            fix="convert the sources again with --overwrite",
-        ) from error
+        raise _unfit(f"the manifest breaks its schema at {place}: {first['msg']}", where) from error
+    fault = manifest.contradiction()
+    if fault is not None:
+        raise _unfit(f"the manifest contradicts itself: {fault}", where)
+    return manifest
+
+
+def _unfit(what: str, where: Path) -> StoreError:
+    return StoreError(what, where=str(where), fix="convert the sources again with --overwrite")
 
 
 def read_manifest(store: Path) -> Manifest:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from scmf.core.errors import StoreError
 from scmf.data.manifest import ObsmRecord, PartRecord
+from scmf.data.part import as_ids
 from scmf.data.shard import ShardWriter, array_document, inner_chunk, map_rows, write_document
 
 Array = npt.NDArray[Any]
@@ -87,10 +88,11 @@ class ObsmArray:
 
         Raises:
             IndexError: an id outside the store.
+            TypeError: a mask or fractions in place of ids.
         """
         if isinstance(cell_ids, slice):
             cell_ids = np.arange(*cell_ids.indices(len(self)))
-        ids = np.asarray(cell_ids, dtype=np.int64)
+        ids = as_ids(cell_ids)
         if ids.size and (ids.min() < 0 or ids.max() >= len(self)):
             raise IndexError(f"cell id {ids.min() if ids.min() < 0 else ids.max()} is outside 0..{len(self) - 1}")
         part_numbers = np.searchsorted(self.starts, ids, side="right") - 1

@@ -149,6 +149,19 @@ class Part:
         return starts, lengths
 
 
+def as_ids(cell_ids: npt.ArrayLike) -> LongArray:
+    """Ids as int64, whatever whole numbers they are.
+
+    Raises:
+        TypeError: they are a mask or fractions, of which numpy would make ids without a word.
+    """
+    ids = np.asarray(cell_ids)
+    if ids.size and ids.dtype.kind not in "iu":
+        hint = "; np.flatnonzero(mask) gives the ids of a mask" if ids.dtype.kind == "b" else ""
+        raise TypeError(f"cell ids are whole numbers, and these are {ids.dtype}{hint}")
+    return ids.astype(np.int64, copy=False)
+
+
 def locate_cells(starts: LongArray, cell_ids: npt.ArrayLike) -> tuple[LongArray, LongArray]:
     """Where cells stand.
 
@@ -162,7 +175,7 @@ def locate_cells(starts: LongArray, cell_ids: npt.ArrayLike) -> tuple[LongArray,
     Raises:
         IndexError: an id outside the store.
     """
-    ids = np.asarray(cell_ids, dtype=np.int64)
+    ids = as_ids(cell_ids)
     n_cells = int(starts[-1])
     if ids.size and (ids.min() < 0 or ids.max() >= n_cells):
         bad = ids[(ids < 0) | (ids >= n_cells)][0]

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from scmf.core.errors import StoreError
 from scmf.data.manifest import Manifest, read_manifest
-from scmf.data.part import Part, damaged, locate_cells
+from scmf.data.part import Part, as_ids, damaged, locate_cells
 from scmf.data.reading import MAPPED, Reading, allow_files, choose_reading
 
 if TYPE_CHECKING:
@@ -141,18 +141,19 @@ class CellStore:
 
     def lengths(self, cell_ids: npt.ArrayLike) -> LongArray:
         """(n,) int64 number of stored values of each cell, from indptr alone."""
-        return self.table.look_up(np.asarray(cell_ids, dtype=np.int64)).lengths
+        return self.table.look_up(np.atleast_1d(as_ids(cell_ids))).lengths
 
     def fetch(self, cell_ids: npt.ArrayLike) -> CountsBatch:
         """Copy these cells out of the store, in the order given.
 
         Raises:
             IndexError: an id outside the store.
+            TypeError: a mask or fractions in place of ids.
             StoreError: a damaged array that points outside itself or outside the genes.
         """
         from scmf.data.gather import gather_cells
 
-        cell_ids = np.asarray(cell_ids, dtype=np.int64)
+        cell_ids = np.atleast_1d(as_ids(cell_ids))
         lengths, pieces = self.table.find(cell_ids)
         indptr = np.zeros(len(cell_ids) + 1, np.int64)
         np.cumsum(lengths, out=indptr[1:])

@@ -48,11 +48,6 @@ class ManifestLike(Protocol):
     """The manifest of a store of any kind."""
 
     @property
-    def totals(self) -> tuple[str, ...]:
-        """Numbers that are the sums of the parts'."""
-        ...
-
-    @property
     def parts(self) -> Sequence[PartLike]:
         """The parts."""
         ...
@@ -87,7 +82,6 @@ def verify_store(path: Path, *, on_bytes: Progress | None = None) -> Iterator[st
     except OSError as error:
         yield f"{MANIFEST}: {_unreadable(error)}"
         return
-    yield from _check_totals(manifest)
     yield from _check_extra(path, manifest)
     sound = True
     for line in itertools.chain(
@@ -103,13 +97,6 @@ def verify_store(path: Path, *, on_bytes: Progress | None = None) -> Iterator[st
 def size_of_store(path: Path) -> int:
     """Bytes that `verify_store` will read, from the files as they are."""
     return sum(p.stat().st_size for p in path.glob("part-*/**/*") if p.is_file())
-
-
-def _check_totals(manifest: ManifestLike) -> Iterator[str]:
-    for name in manifest.totals:
-        total = sum(getattr(part, name) for part in manifest.parts)
-        if total != getattr(manifest, name):
-            yield f"{MANIFEST}: {name} is {getattr(manifest, name):,}, the parts have {total:,}"
 
 
 def _check_extra(path: Path, manifest: ManifestLike) -> Iterator[str]:

@@ -13,7 +13,16 @@ import xxhash
 from pydantic import Field, NonNegativeInt, PositiveInt
 
 from scmf.core.config import Config
-from scmf.data.manifest import MANIFEST, SEQUENCES_FORMAT, Checksum, FileRecord, expect_store, parse_document
+from scmf.data.manifest import (
+    MANIFEST,
+    SEQUENCES_FORMAT,
+    AnyManifest,
+    Checksum,
+    FileRecord,
+    InnerPath,
+    expect_store,
+    parse_document,
+)
 
 VOCABULARY: Final = "vocabulary.parquet"
 GROUP: Final = "tokens"
@@ -30,7 +39,7 @@ class SequencePart(Config):
     name: Annotated[str, Field(pattern=r"^part-\d{5,}$")]
     n_sequences: PositiveInt
     n_tokens: NonNegativeInt
-    files: dict[str, FileRecord]
+    files: dict[InnerPath, FileRecord]
     """Every file of the part by its path inside the part."""
 
     @property
@@ -64,11 +73,10 @@ class VocabularyRecord(Config):
     file: FileRecord
 
 
-class SequenceManifest(Config):
+class SequenceManifest(AnyManifest):
     """Everything a reader has to know before it touches a token."""
 
     totals: ClassVar[tuple[str, ...]] = ("n_sequences", "n_tokens")
-    """Numbers that are the sums of the parts'."""
 
     format: Literal["scmf-sequences"] = SEQUENCES_FORMAT
     version: Literal[1] = 1

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from scmf.core.errors import StoreError
 from scmf.core.text import counted
 from scmf.data.any_vocabulary import AnyVocabulary, read_vocabulary
+from scmf.data.part import as_ids
 from scmf.data.reading import allow_files
 from scmf.data.sequences.manifest import (
     ARRAYS,
@@ -144,7 +145,7 @@ class SequenceStore:
 
     def lengths(self, sequence_ids: npt.ArrayLike) -> LongArray:
         """(n,) int64 tokens of each sequence; IndexError outside the store."""
-        ids = np.asarray(sequence_ids, dtype=np.int64)
+        ids = as_ids(sequence_ids)
         self._check(ids)
         return self.places[ids + 1] - self.places[ids]
 
@@ -161,7 +162,7 @@ class SequenceStore:
 
     def fetch(self, sequence_ids: npt.ArrayLike) -> Ragged:
         """Copy these sequences out of the store, whole, in the order given; IndexError outside the store."""
-        ids = np.asarray(sequence_ids, dtype=np.int64)
+        ids = as_ids(sequence_ids)
         offsets = _starts(self.lengths(ids))
         pieces = [self.read(int(self.places[i]), int(self.places[i + 1])) for i in ids]
         return Ragged(np.concatenate([np.empty(0, np.int32), *pieces]), offsets)
