@@ -90,6 +90,12 @@ class CellCourse(ABC, Generic[Step]):
         self._stand_ins = StandIns(seed)
         expect_random_access(store)
 
+    @property
+    @abstractmethod
+    def fingerprint(self) -> dict[str, str]:
+        """What a resumed run must find unchanged to see the same cells as the same, by name."""
+        ...
+
     @abstractmethod
     def _prepare(self, draw: Draw, pool: CellSet) -> Step:
         """This replica's share of a draw; cells of the pool stand in for those that cannot be read."""

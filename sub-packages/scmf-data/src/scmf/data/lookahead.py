@@ -10,17 +10,36 @@ import time
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Self
+from typing import Generic, Protocol, Self, TypeVar
 
-from scmf.core.batch import StepBatch
 from scmf.core.errors import ScmfError
-from scmf.data.step_stream import StepStream
+from scmf.data.step_stream import Draw
+
+Step = TypeVar("Step")
+Made_co = TypeVar("Made_co", covariant=True)
 
 
-class LookAhead:
+class Stepping(Protocol[Made_co]):
+    """What can be prepared ahead: a step at any position, from any thread."""
+
+    @property
+    def noun(self) -> str:
+        """What one unit of a position is called in sentences."""
+        ...
+
+    def draw(self, cells_seen: int) -> Draw:
+        """Cells of the step that begins after so many cells."""
+        ...
+
+    def step(self, cells_seen: int) -> Made_co:
+        """This replica's share of it."""
+        ...
+
+
+class LookAhead(Generic[Step]):
     """Endless iterator over a stream's step batches, from a position on. Close it, or use it in `with`."""
 
-    def __init__(self, stream: StepStream, *, start: int, global_batch_size: int, workers: int, depth: int) -> None:
+    def __init__(self, stream: Stepping[Step], *, start: int, global_batch_size: int, workers: int, depth: int) -> None:
         """Begin to prepare.
 
         Args:
@@ -39,13 +58,13 @@ class LookAhead:
         self._stride = global_batch_size
         self._depth = depth
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="scmf-data") if workers else None
-        self._ahead: deque[Future[StepBatch]] = deque()
+        self._ahead: deque[Future[Step]] = deque()
         self._fill()
 
     def __iter__(self) -> Self:
         return self
 
-    def __next__(self) -> StepBatch:
+    def __next__(self) -> Step:
         """The next batch. What went wrong while preparing it is raised here, with the cells it happened to."""
         begin = time.perf_counter()
         if self._ahead:
@@ -85,7 +104,7 @@ class LookAhead:
         self._position += self._stride
         return position
 
-    def _prepare(self, position: int) -> StepBatch:
+    def _prepare(self, position: int) -> Step:
         try:
             return self._stream.step(position)
         except Exception as error:

@@ -124,7 +124,7 @@ class Trainer:
         """Whether no step is left to do."""
         return self.step >= self.engine.max_steps or self.stopped_early
 
-    def _train(self, batches: LookAhead, metrics: Metrics, console: Console) -> bool:
+    def _train(self, batches: LookAhead[StepBatch], metrics: Metrics, console: Console) -> bool:
         """Steps up to the last one, or to one that asks for a rollback; False where a signal asks to end."""
         faults, interval = self.config.trainer.on_fault, Interval(self.engine.clock, self.meter)
         while not self.over:
@@ -170,7 +170,7 @@ class Trainer:
             "rank": self.engine.layout.world.rank,
         }
 
-    def _next(self, batches: LookAhead, console: Console) -> tuple[StepBatch | None, int]:
+    def _next(self, batches: LookAhead[StepBatch], console: Console) -> tuple[StepBatch | None, int]:
         """The next batch, when all ranks have one, and its kiloflops over all replicas; None where the run has to end.
 
         Raises:
@@ -218,7 +218,7 @@ class Trainer:
         cell_ids = [instead.get(cell, cell) for cell in batch.cell_ids.tolist()]
         return dataclasses.replace(batch, cell_ids=np.array(cell_ids, np.int64))
 
-    def _batches(self) -> LookAhead:
+    def _batches(self) -> LookAhead[StepBatch]:
         data = self.config.data
         return LookAhead(
             self.stream,
@@ -373,16 +373,22 @@ class Trainer:
         )
 
     def begin_again(self) -> None:
-        """Drop what a run that was cut before its first checkpoint has written."""
+        """Set aside what a run without a checkpoint has written: its checkpoints may have been moved away."""
         if self._first:
-            cut_after(self.directory.metrics, 0)
-            cut_after(self.directory.cells, 0)
+            self._cut_records(0, keep=True)
 
     def _drop_what_followed(self, console: Console) -> None:
         """Lines and checkpoints of this folder after the resumed step belong to a past that did not happen."""
-        removed = cut_after(self.directory.metrics, self.step)
-        cut_after(self.directory.cells, self.step)
+        later = self.checkpoints.set_aside_after(self.step)
+        removed = self._cut_records(self.step, keep=bool(later))
         if removed:
-            console.say(f"{removed} lines of metrics.jsonl after step {self.step:,} are dropped: they come again")
-        for path in self.checkpoints.set_aside_after(self.step):
+            fate = "set aside with their checkpoints" if later else "dropped: they come again"
+            console.say(f"{removed} lines of metrics.jsonl after step {self.step:,} are {fate}")
+        for path in later:
             console.say(f"a checkpoint of a later step was set aside as {path.name}")
+
+    def _cut_records(self, step: int, *, keep: bool) -> int:
+        """Cut the files that have one line an event after a step; lines of metrics.jsonl that were cut."""
+        aside = self.directory.abandoned
+        cut_after(self.directory.cells, step, keep=aside(self.directory.cells) if keep else None)
+        return cut_after(self.directory.metrics, step, keep=aside(self.directory.metrics) if keep else None)
