@@ -15,6 +15,7 @@ import pytest
 from scmf.core.errors import MachineError, TrainingError
 from scmf.train.agreement import RankFault
 from scmf.train.console import Console, describe_seconds
+from scmf.train.interval import step_line
 from scmf.train.metric_names import ALIASES, canonical
 from scmf.train.metrics import Metrics, MetricsFile, TensorBoardMirror, cut_after
 from scmf.train.validation_config import EarlyStopConfig
@@ -37,6 +38,12 @@ def test_a_line_is_on_disk_as_soon_as_it_is_written(tmp_path):
     sink.write(1, {"train/loss": 2.5})
     assert path.read_text().endswith("\n")
     sink.close()
+
+
+def test_a_line_of_held_out_cells_has_the_accuracy_of_their_labels():
+    numbers = {"val/loss": 0.9772, "val/line/accuracy": 0.625, "train/line/accuracy": 0.5}
+    parts = step_line(4, 40, numbers, batch=16, noun="cell")
+    assert parts == ["step 4/40", "val loss 0.977", "val line accuracy 62.5%"]
 
 
 @pytest.mark.parametrize(("step", "kept"), [(0, []), (2, [1, 2]), (9, [1, 2, 3])])

@@ -38,7 +38,8 @@ def report_cells(stream: CellStream) -> tuple[list[str], dict[str, Any]]:
     sampling = config.sampling.identity()
     lines.append(f"order  {_words(config.order.model_dump(mode='json'))}; sampling {_words(sampling)}")
     lines += _curriculum(stream)
-    lines += [f"       {quality}" for quality in qualities]
+    if config.order.kind != "random":  # that is as mixed as can be; the record has its numbers too
+        lines += [f"       {quality}" for quality in qualities]
     lines += [f"label  {note}" for labels in stream.labels.values() for note in labels.notes]
     if len(stream.store) > MOST_CELLS:
         lines.append("       quality not measured above 5 million cells; see scmf-store shuffle-quality")

@@ -80,6 +80,8 @@ def step_line(step: int, total: int, numbers: Mapping[str, float], *, batch: int
         ]
     if "val/loss" in numbers:
         parts.append(f"val loss {numbers['val/loss']:.3f}")
+        rates = {key: value for key, value in numbers.items() if key.startswith("val/") and key.endswith("/accuracy")}
+        parts += [f"{key.replace('/', ' ')} {value:.1%}" for key, value in rates.items()]
     return parts
 
 
