@@ -276,6 +276,18 @@ def genes():
     return load_vocabulary("geneformer-v1")
 
 
+@pytest.mark.parametrize("array", ["indptr", "hashes"])
+def test_a_flipped_bit_in_what_divides_the_tokens_is_found_when_the_store_is_opened(store, tmp_path, array):
+    copy = shutil.copytree(store.path, tmp_path / "copy")
+    path = copy / "part-00000" / "tokens" / array / "c" / "0"
+    raw = bytearray(path.read_bytes())
+    raw[8 if array == "indptr" else 0] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(StoreError, match="do not give the manifest's checksum") as caught:
+        SequenceStore.open(copy)
+    assert caught.value.where == str(path)
+
+
 def test_rows_of_ready_tokens_come_back(tmp_path, genes):
     rows = [[9, 3, 25_425], [2], [7, 7]]
     table = table_of(tmp_path, rows, length=pa.array([3, 1, 2]), cell_id=pa.array([5, 6, 7]))

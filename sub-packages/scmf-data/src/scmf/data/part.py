@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scmf.core.errors import StoreError
-from scmf.data.manifest import PartRecord, describe_file
+from scmf.data.manifest import FileRecord, PartRecord, describe_file
 from scmf.data.shard import damaged_file, map_shard
 
 Array = npt.NDArray[Any]
@@ -129,14 +129,9 @@ class Part:
 
     def _prove(self, name: str) -> None:
         """Compare a file with the manifest, once."""
-        if name in self._proved:
-            return
-        path, record = self.path / name, self.record.files.get(name)
-        if not path.is_file():
-            raise damaged_file("the file is missing", path, store=self.path.parent)
-        if describe_file(path) != record:
-            raise damaged_file("the file's bytes do not give the manifest's checksum", path, store=self.path.parent)
-        self._proved.add(name)
+        if name not in self._proved:
+            prove_file(self.path / name, self.record.files.get(name), store=self.path.parent)
+            self._proved.add(name)
 
     def spans(self, rows: LongArray) -> tuple[LongArray, LongArray]:
         """(k,) starts and lengths of these rows' values; StoreError when a damaged indptr points outside."""
@@ -187,6 +182,23 @@ def locate_cells(starts: LongArray, cell_ids: npt.ArrayLike) -> tuple[LongArray,
 def _number_at(file: Path, place: int) -> int:
     """One int64 of a file."""
     return int(np.fromfile(file, "<i8", count=1, offset=8 * place)[0])
+
+
+def prove_file(path: Path, record: FileRecord | None, *, store: Path) -> None:
+    """Compare a file of a store with its manifest.
+
+    Args:
+        path: the file.
+        record: what the manifest says of it; None: nothing.
+        store: folder of the store, for the message.
+
+    Raises:
+        StoreError: it is missing, or not what the manifest says.
+    """
+    if not path.is_file():
+        raise damaged_file("the file is missing", path, store=store)
+    if describe_file(path) != record:
+        raise damaged_file("the file's bytes do not give the manifest's checksum", path, store=store)
 
 
 def damaged(what: str, part: Path, array: str) -> StoreError:

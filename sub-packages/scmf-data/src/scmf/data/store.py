@@ -78,8 +78,9 @@ class CellStore:
             read: by memory map, by requests, or as size and disk suggest: see scmf.data.reading.
 
         Raises:
-            StoreError: no store there, another version, a damaged manifest, or an array that is missing, cut
-                or rearranged. Flipped bytes inside an array are what `scmf-store verify` finds.
+            StoreError: no store there, another version, a damaged manifest, an array that is missing, cut or
+                rearranged, or an indptr with a flipped bit. Those inside counts and gene numbers are what
+                `scmf-store verify` finds.
         """
         path = Path(path)
         manifest = read_manifest(path)

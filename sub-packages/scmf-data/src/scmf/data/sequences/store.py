@@ -18,7 +18,7 @@ import numpy.typing as npt
 from scmf.core.errors import StoreError
 from scmf.core.text import counted
 from scmf.data.any_vocabulary import AnyVocabulary, read_vocabulary
-from scmf.data.part import as_ids
+from scmf.data.part import as_ids, prove_file
 from scmf.data.reading import allow_files
 from scmf.data.sequences.manifest import (
     ARRAYS,
@@ -56,6 +56,9 @@ class MappedPart:
         path = store / record.name
         lengths = {"ids": record.n_tokens, "indptr": record.n_sequences + 1, "hashes": record.n_sequences}
         mapped = {name: map_shard(path / GROUP / name, dtype_of(name, manifest), lengths[name]) for name in ARRAYS}
+        for name in ("indptr", "hashes"):  # what divides tokens among sequences, and sequences among splits
+            file = f"{GROUP}/{name}/c/0"
+            prove_file(path / file, record.files.get(file), store=store)
         indptr = mapped["indptr"]
         if indptr[0] != 0 or indptr[-1] != record.n_tokens or (np.diff(indptr) < 0).any():
             raise damaged_file(
@@ -91,8 +94,9 @@ class SequenceStore:
         """Read the manifest and map every part.
 
         Raises:
-            StoreError: no store there, one of cells, another version, a damaged manifest, or an array that is
-                missing, cut or rearranged. Flipped bytes inside an array are what `scmf-store verify` finds.
+            StoreError: no store there, one of cells, another version, a damaged manifest, an array that is missing,
+                cut or rearranged, or an indptr or hashes with a flipped bit. Those inside tokens are what
+                `scmf-store verify` finds.
         """
         path = Path(path)
         manifest = read_sequence_manifest(path)
