@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -51,18 +50,17 @@ def succeed(name: str, *arguments: str | Path, cwd: Path | None = None, **env: s
 
 
 def kill_when(arguments: Sequence[str | Path], ready: Callable[[], bool]) -> bool:
-    """Start scmf-train and kill -9 its whole group as soon as `ready()`; False where it ended before.
+    """Start scmf-train and kill -9 it and its ranks as soon as `ready()`; False where it ended before.
 
     Args:
         arguments: of the command.
         ready: asked in a tight loop.
     """
     process = subprocess.Popen(
-        command("scmf-train", *arguments),
+        [warm_programs() / "scmf-train", *map(str, arguments)],
         stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         env=environment(),
-        start_new_session=True,
     )
     deadline = time.monotonic() + TIMEOUT_SECONDS
     try:
@@ -72,9 +70,8 @@ def kill_when(arguments: Sequence[str | Path], ready: Callable[[], bool]) -> boo
             time.sleep(0.0002)
         return False
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.kill()  # the server kills the run when the program that asked for it is gone
+        process.communicate()  # returns when nobody holds stderr any more: the run and all its ranks are gone
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

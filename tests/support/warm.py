@@ -1,8 +1,9 @@
 """scmf's commands without the seconds that Python takes to import torch, for tests that run many of them.
 
 A server imports everything once. Programs named like the commands send it their arguments, environment, folder
-and streams; it forks a process for each, which runs the command's entry point as the installed program does.
-Tests of the start itself, of signals and of kills use the real programs.
+and streams; it forks a process for each, which runs the command's entry point as the installed program does. Ranks
+that a command starts are forked from it in the same way. `python` is among the programs, for scripts and for -c.
+Tests of the start itself and of limits that a process inherits use the real programs.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from __future__ import annotations
 import array
 import atexit
 import functools
+import gc
 import importlib.metadata
 import json
 import os
+import runpy
 import select
 import signal
 import socket
@@ -22,8 +25,12 @@ import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
+
+from numba.core.registry import cpu_target
 
 _IMPORTED = (
     "scmf.train.run",
@@ -34,6 +41,10 @@ _IMPORTED = (
     "scmf.eval.text",
     "anndata",
     "zarr",
+    # What torch's optimizers, numba's first call and pandas' first table import when they are used.
+    "torch._dynamo",
+    "scipy.linalg",
+    "pyarrow.dataset",
 )
 _START_SECONDS = 240
 _CLIENT = """\
@@ -41,7 +52,7 @@ _CLIENT = """\
 import array, json, os, signal, socket, sys
 line = socket.socket(socket.AF_UNIX)
 line.connect({address!r})
-request = json.dumps([{name!r}, sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
+request = json.dumps([{program!r}, sys.argv[1:], os.getcwd(), dict(os.environ)]).encode()
 line.sendmsg([len(request).to_bytes(8, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0, 1, 2]))])
 line.sendall(request)
 for number in (signal.SIGTERM, signal.SIGUSR1):
@@ -70,9 +81,9 @@ def warm_programs() -> Path:
     )
     atexit.register(_end, server, folder)
     _wait_for(address, server)
-    for name in commands():
+    for name in (*commands(), "python"):
         program = folder / name
-        program.write_text(_CLIENT.format(python=sys.executable, address=str(address), name=name))
+        program.write_text(_CLIENT.format(python=sys.executable, address=str(address), program=str(program)))
         program.chmod(0o755)
     return folder
 
@@ -101,6 +112,10 @@ def _wait_for(address: Path, server: subprocess.Popen[bytes]) -> None:
 def _serve(address: str) -> NoReturn:
     for module in _IMPORTED:
         importlib.import_module(module)
+    cpu_target.target_context.refresh()  # numba's own tables, half a second of every process that calls a kernel
+    cpu_target.typing_context.refresh()
+    gc.collect()
+    gc.freeze()  # else every fork copies what its collector looks at
     if threading.active_count() > 1:
         raise RuntimeError(f"imports have started threads, which a fork would lose: {threading.enumerate()}")
     line = socket.socket(socket.AF_UNIX)
@@ -153,23 +168,32 @@ def _receive(connection: socket.socket) -> tuple[Any, list[int]]:
     return json.loads(bytes(body)), list(streams)
 
 
-def _become(name: str, arguments: list[str], folder: str, environment: dict[str, str], streams: list[int]) -> NoReturn:
+def _become(
+    program: str, arguments: list[str], folder: str, environment: dict[str, str], streams: list[int]
+) -> NoReturn:
+    from scmf.train import launch
+
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
     os.chdir(folder)
+    launch.subprocess = SimpleNamespace(Popen=_ForkedRank)  # type: ignore[assignment]
+    sys.stdin = os.fdopen(0, closefd=False)
+    sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
+    _run(program, arguments, environment)
+
+
+def _run(program: str, arguments: Sequence[str], environment: Mapping[str, str]) -> NoReturn:
+    """Run a program in this process, and end as the interpreter does."""
     os.environ.clear()
     os.environ.update(environment)
     tempfile.tempdir = None  # read again from the environment
     named = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
     sys.path[:] = [*map(os.path.abspath, named), *(path for path in sys.path if path not in named)]
-    sys.argv = [name, *arguments]
-    sys.stdin = os.fdopen(0, closefd=False)
-    sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
-    sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)
-    main = next(entry for entry in _entry_points() if entry.name == name).load()
+    sys.argv = [program, *arguments]
     try:
-        code = main()
+        code = _main(Path(program).name)()
     except SystemExit as leaving:
         code = leaving.code
     except BaseException:
@@ -179,6 +203,66 @@ def _become(name: str, arguments: list[str], folder: str, environment: dict[str,
     atexit._run_exitfuncs()
     sys.stdout.flush()
     os._exit(code if isinstance(code, int) else code is not None)
+
+
+def _main(name: str) -> Callable[[], Any]:
+    if name == "python":
+        return _script
+    return next(entry for entry in _entry_points() if entry.name == name).load()  # type: ignore[no-any-return]
+
+
+def _script() -> None:
+    """`python FILE ...` and `python -c CODE ...`; anything else becomes the real interpreter."""
+    first, *rest = sys.argv[1:] or ["-"]
+    real, sys.executable = sys.executable, sys.argv[0]  # what a script starts is warm too
+    if first == "-c":
+        sys.argv = ["-c", *rest[1:]]
+        sys.path.insert(0, "")
+        exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__"})  # noqa: S102  as the interpreter does
+    elif first.startswith("-"):
+        os.execv(real, [real, first, *rest])  # noqa: S606
+    else:
+        sys.argv = [first, *rest]
+        sys.path.insert(0, str(Path(first).resolve().parent))
+        runpy.run_path(first, run_name="__main__")
+
+
+class _ForkedRank:
+    """What `subprocess.Popen` is to the launcher: a rank, forked from the launcher in place of a start of Python."""
+
+    def __init__(self, command: Sequence[str], *, env: Mapping[str, str]) -> None:
+        self.returncode: int | None = None
+        sys.stdout.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            _run("scmf-train", command[command.index("scmf.train.cli_train") + 1 :], env)
+
+    def poll(self) -> int | None:
+        """Exit code; negative for a signal, None while it runs."""
+        return self._reap(os.WNOHANG)
+
+    def wait(self) -> int | None:
+        """Exit code, once it has ended."""
+        return self._reap(0)
+
+    def _reap(self, options: int) -> int | None:
+        if self.returncode is None:
+            ended, status = os.waitpid(self.pid, options)
+            self.returncode = os.waitstatus_to_exitcode(status) if ended else None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless it has ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.send_signal(signal.SIGKILL)
 
 
 if __name__ == "__main__":
