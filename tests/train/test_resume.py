@@ -7,8 +7,10 @@ import shutil
 
 import pytest
 
+from scmf.core.errors import ConfigError
 from scmf.data.ledger import LEDGER, Ledger
 from scmf.data.seen import split_seen
+from scmf.train.cli_train import train_command
 from support.command import curve, kill_when, last_step, lines, run, succeed, three_lines
 from support.ranks import run_ranks
 from support.real import real_config, write_config
@@ -96,6 +98,12 @@ def test_a_finished_run_is_not_written_over(config, copy):
     assert what == "this folder already holds a run"
     assert where == str(copy)
     assert "--resume auto" in fix
+
+
+def test_a_run_in_the_way_is_told_before_megatron_is_imported(config, uncut, monkeypatch):
+    monkeypatch.setattr("scmf.train.cli_train._run_rank", lambda *_: pytest.fail("Megatron is imported for nothing"))
+    with pytest.raises(ConfigError, match="already holds a run"):
+        train_command(["--config", str(config), f"trainer.result_dir={uncut}"])
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from scmf.train.bionemo_flags import TrainingParser
 from scmf.train.config import MainConfig, load_config
 from scmf.train.heap import share_heaps
 from scmf.train.launch import die_with_launcher, run_ranks, under_launcher
+from scmf.train.run_directory import RunDirectory
 from scmf.train.signals import end_when_asked
 
 _COUNTS = (".h5ad", ".h5", ".loom", ".mtx", ".gz", ".csv", ".tsv", ".zarr")
@@ -67,6 +68,8 @@ def train_command(argv: Sequence[str]) -> int:
         model_cls=options.model_config_cls,
     )
     _refuse_missing_store(config)
+    if not (options.resume or options.dry_run or under_launcher()):
+        RunDirectory(Path(config.trainer.result_dir)).refuse_to_overwrite()  # again when the run begins
     ranks = _ranks_to_start(config)
     if ranks > 1:
         return run_ranks(ranks, argv)

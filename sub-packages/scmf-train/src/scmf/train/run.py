@@ -198,7 +198,9 @@ def run(config: MainConfig, layout: Layout, *, resume: str | None) -> int:
 def _why_over(trainer: Trainer) -> str:
     """Why a run that was resumed has no step left."""
     if trainer.step >= trainer.engine.max_steps:
-        return f"the run is at step {trainer.step:,} of {trainer.engine.max_steps:,}"
+        return (
+            f"the run is at step {trainer.step:,} of {trainer.engine.max_steps:,}; a larger trainer.max_steps goes on"
+        )
     return (
         f"trainer.early_stop has ended the run at step {trainer.step:,}; a larger trainer.early_stop.patience, or "
         "null, goes on"
