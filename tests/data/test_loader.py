@@ -10,17 +10,18 @@ import sys
 
 import numpy as np
 import pytest
-import torch
-from torch.utils.data import DataLoader
-from torchdata.stateful_dataloader import StatefulDataLoader
 
-from scmf.core.batch import Microbatch
-from scmf.core.errors import ConfigError
-from scmf.data.config import CellsConfig
-from scmf.data.loader import BERT, CellIterableDataset, CellLoader, LoaderConfig
-from scmf.data.loader_batch import padded_batch
-from scmf.data.masks import Corruption
-from scmf.data.stream import Replica
+torch = pytest.importorskip("torch")
+from torch.utils.data import DataLoader  # noqa: E402
+from torchdata.stateful_dataloader import StatefulDataLoader  # noqa: E402
+
+from scmf.core.batch import Microbatch  # noqa: E402
+from scmf.core.errors import ConfigError  # noqa: E402
+from scmf.data.config import CellsConfig, SplitConfig  # noqa: E402
+from scmf.data.config_order import BalancedConfig, BlockOrderConfig  # noqa: E402
+from scmf.data.loader import BERT, CellIterableDataset, CellLoader, HeldOutDataset, LoaderConfig, Replica  # noqa: E402
+from scmf.data.loader_batch import padded_batch  # noqa: E402
+from scmf.data.masks import Corruption  # noqa: E402
 
 SEQ = 128
 OLD_CALL = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # torchdata 0.11 calls it in its constructor
@@ -39,6 +40,11 @@ def first_pass(config):
 
 def same(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def plain(config):
+    """What another process makes the same config of."""
+    return config.model_dump(include={"store", "batch_size", "seq_length", "seed"})
 
 
 def trainer_stream(config, **changes):
@@ -167,26 +173,107 @@ def test_without_corruption_cells_are_whole_and_have_no_labels(config, first_pas
         assert torch.equal(before["input_ids"][chosen], after["labels"][chosen])
 
 
-def test_a_column_of_obs_becomes_numbers_with_names(config, demo_store):
-    column = demo_store.manifest.obs_columns[0]
-    loader = CellLoader(config.replace(group=column))
+def test_columns_of_obs_become_numbers_with_names_and_numbers_stay_what_they_are(config, demo_store):
+    loader = CellLoader(config.replace(obs={"line": "cell_line", "molecules": "n_counts"}))
     batch = next(iter(loader))
-    values = demo_store.obs([column])[column].astype(str).to_numpy()
-    assert [loader.group_names[k] for k in batch["group"].tolist()] == values[batch["cell_ids"].numpy()].tolist()
+    obs = demo_store.obs(["cell_line", "n_counts"]).iloc[batch["cell_ids"].numpy()]
+    assert [loader.obs_names["line"][k] for k in batch["line"].tolist()] == obs["cell_line"].astype(str).tolist()
+    assert batch["molecules"].tolist() == obs["n_counts"].tolist()
+    assert (batch["line"].dtype, batch["molecules"].dtype) == (torch.int64, torch.float32)
+    assert loader.obs_names["molecules"] == ()
+
+
+def test_a_column_is_called_labels_only_where_nothing_else_is(config):
+    with pytest.raises(ConfigError, match="'labels', which a batch has already"):
+        config.replace(obs={"labels": "cell_line"})
+    batch = next(iter(CellLoader(config.replace(obs={"labels": "cell_line"}, corruption=None))))
+    assert batch["labels"].shape == (8,)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        pytest.param({"batchsize": 8}, "did you mean `batch_size`", id="misspelt key"),
+        pytest.param({"seq_length": "8"}, "must be a whole number", id="text for a number"),
+        pytest.param({"vocabulary": "geneformer"}, "did you mean geneformer-v2", id="vocabulary"),
+        pytest.param({"batch_size": 500}, "at most 200", id="more cells than train"),
+        pytest.param(
+            {"order": BlockOrderConfig(), "sampling": BalancedConfig(by="batch")}, "order: {kind: ra", id="two"
+        ),
+    ],
+)
+def test_a_wrong_setting_is_an_error_with_a_way_out(config, change, words):
+    with pytest.raises(ConfigError) as caught:
+        CellLoader(LoaderConfig(**({"store": config.store, "batch_size": 8, "seq_length": 64} | change)))
+    assert words in str(caught.value)
+
+
+def test_a_replica_outside_the_others_is_refused(config):
+    with pytest.raises(ConfigError, match="no replica 2 of 2"):
+        CellLoader(config, replica=Replica(number=2, of=2))
+
+
+def test_where_several_processes_were_started_somebody_says_whose_batches_they_are(config, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="one of 2 processes, and torch"):
+        CellLoader(config)
+    with pytest.raises(ConfigError, match="one of 2 processes, and a dataset"):
+        CellIterableDataset(config)
+    assert (
+        len(CellIterableDataset(config, replica=Replica(number=1, of=2)))
+        == len(CellLoader(config, replica=Replica())) // 2
+    )
+
+
+def test_order_sampling_and_split_are_those_of_the_data_section(config):
+    asked = {"order": BlockOrderConfig(block=4, window=32), "split": SplitConfig(by="batch", validation=0.3)}
+    stream = trainer_stream(config, **{name: section.model_dump() for name, section in asked.items()})
+    drawn = [step for step, _ in zip(range(0, 24, 8), CellLoader(config.replace(**asked)), strict=False)]
+    batches = list(itertools.islice(CellLoader(config.replace(**asked)), len(drawn)))
+    assert [b["cell_ids"].tolist() for b in batches] == [stream.draw(step).cell_ids.tolist() for step in drawn]
+    balanced = CellLoader(config.replace(sampling=BalancedConfig(by="batch"), obs={"batch": "batch"}))
+    drawn = torch.cat([batch["batch"] for _ in range(4) for batch in balanced])
+    assert abs(torch.bincount(drawn)[0] / len(drawn) - 0.5) < 0.08
 
 
 def test_validation_is_the_same_every_time_and_has_no_training_cell(config, first_pass):
     loader = CellLoader(config)
-    first, second = list(loader.validation()), list(loader.validation())
+    held_out = loader.held_out()
+    first, second = list(held_out), list(DataLoader(HeldOutDataset(config), batch_size=None))
+    assert len(first) == len(held_out) == 2
     assert all(map(same, first, second))
-    held_out = {cell for batch in first for cell in batch["cell_ids"].tolist()}
-    assert len(held_out) == loader.stream.n_validation
-    assert not held_out & {cell for batch in first_pass for cell in batch["cell_ids"].tolist()}
+    cells = {cell for batch in first for cell in batch["cell_ids"].tolist()}
+    assert len(cells) == loader.stream.n_validation
+    assert not cells & {cell for batch in first_pass for cell in batch["cell_ids"].tolist()}
 
 
-def test_the_dataset_gives_the_same_batches_without_workers(config, first_pass):
-    batches = DataLoader(CellIterableDataset(config), batch_size=None)
-    assert all(map(same, itertools.islice(batches, len(first_pass)), first_pass))
+def test_the_dataset_gives_the_batches_of_the_pass_that_it_is_set_to(config, first_pass):
+    dataset = CellIterableDataset(config)
+    batches = DataLoader(dataset, batch_size=None)
+    passes = [list(batches)]
+    dataset.set_epoch(1)
+    passes.append(list(batches))
+    assert [len(batches), len(CellLoader(config))] == [len(first_pass)] * 2
+    expected = CellLoader(config)
+    assert all(map(same, itertools.chain(*passes), itertools.chain(expected, expected)))
+
+
+def test_the_dataset_does_not_give_a_pass_twice_unless_it_is_told_to(config, first_pass):
+    dataset = CellIterableDataset(config)
+    next(iter(dataset))
+    with pytest.raises(ConfigError, match="pass 0 has been begun already"):
+        next(iter(dataset))
+    dataset.set_epoch(0)
+    assert same(next(iter(dataset)), first_pass[0])
+
+
+def test_the_dataset_begins_where_it_is_told_to(config, first_pass):
+    dataset = CellIterableDataset(config, start=len(first_pass) + 3)
+    dataset.set_epoch(1)
+    rest = list(dataset)
+    assert len(rest) == len(first_pass) - 3
+    loader = CellLoader(config)
+    assert all(map(same, rest, itertools.islice(itertools.chain(loader, loader), len(first_pass) + 3, None)))
 
 
 WORKERS = """
@@ -200,26 +287,38 @@ def digest(batch):
         state.update(name.encode() + batch[name].numpy().tobytes())
     return state.hexdigest()
 
-config = LoaderConfig.model_validate({config!r})
-loader = StatefulDataLoader(CellIterableDataset(config), batch_size=None, num_workers=2)
+def start():
+    dataset = CellIterableDataset(LoaderConfig.model_validate({config!r}))
+    return dataset, StatefulDataLoader(dataset, batch_size=None, num_workers=2, persistent_workers=True)
+
+_, loader = start()
 batches = iter(loader)
 before = [digest(next(batches)) for _ in range(5)]
 state = pickle.loads(pickle.dumps(loader.state_dict()))
 del batches
-again = StatefulDataLoader(CellIterableDataset(config), batch_size=None, num_workers=2)
+dataset, again = start()
 again.load_state_dict(state)
-print(json.dumps(before + [digest(batch) for batch in itertools.islice(again, 7)]))
+rest = [digest(batch) for batch in again]
+try:
+    list(again)
+except RuntimeError as error:
+    assert "dataset.set_epoch(1)" in str(error), error
+dataset.set_epoch(1)
+print(json.dumps([before + rest, [digest(batch) for batch in again]]))
 """
 
 
 def test_worker_processes_give_the_same_batches_in_order_and_go_on_where_they_were(config, first_pass):
-    """In a process of its own, which has no threads yet when it forks its workers."""
-    plain = config.model_dump(exclude={"corruption", "split"})
+    """In a process of its own, which has no threads yet when it forks its workers; they live on for the next pass."""
     done = subprocess.run(
-        [sys.executable, "-c", WORKERS.replace("{config!r}", repr(plain))], capture_output=True, text=True, check=False
+        [sys.executable, "-c", WORKERS.replace("{config!r}", repr(plain(config)))],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == [digest(batch) for batch in first_pass[:12]]
+    loader = CellLoader(config)
+    assert json.loads(done.stdout) == [[digest(batch) for batch in loader] for _ in range(2)]
 
 
 def digest(batch):
@@ -265,7 +364,7 @@ def run_hiding(code, *names):
 def test_the_loader_needs_neither_model_nor_trainer_nor_megatron(config, first_pass):
     code = f"""
 from scmf.data.loader import CellLoader, LoaderConfig
-loader = CellLoader(LoaderConfig.model_validate({config.model_dump(exclude={"corruption", "split"})!r}))
+loader = CellLoader(LoaderConfig.model_validate({plain(config)!r}))
 print(next(iter(loader))["cell_ids"].tolist())
 """
     done = run_hiding(code, "scmf.model", "scmf.train", "megatron")
