@@ -59,6 +59,8 @@ class Injection:
     """Data position -> rank and signal that it gets during that step."""
     saves: Places = field(default_factory=dict)
     """Step of a checkpoint -> rank that cannot write its shards."""
+    other_store: int | None = None
+    """Rank that finds another store under the path."""
     apart: bool = False
     """Ranks after the first have a run directory of their own: nodes that do not share it."""
 
@@ -109,7 +111,7 @@ def _inject(wrong: Injection) -> None:
     def hits(places: Places, position: int) -> bool:
         return places.get(position, -2) in (-1, rank)
 
-    run_directory._VISIBLE_SECONDS = 0.0
+    _part_nodes(wrong, rank)
     _wrap(Trainer, "_next", lambda trainer, *_: here.at(trainer))
     _wrap(Engine, "train_step", lambda *_: here.signal(wrong, rank))
     sum_losses = step._sum_losses
@@ -144,6 +146,13 @@ def _inject(wrong: Injection) -> None:
 
     CellStream.validation = read_held_out
     Engine.__init__, CellStream.step, FileSystemWriter.write_data = with_hooks, read, write_data
+
+
+def _part_nodes(wrong: Injection, rank: int) -> None:
+    """What nodes that do not share their files see."""
+    run_directory._VISIBLE_SECONDS = 0.0
+    if wrong.other_store == rank:
+        CellStream.fingerprint = property(lambda _: {"store": "another"})  # type: ignore[assignment]
 
 
 class _Here:

@@ -174,6 +174,13 @@ def test_ranks_that_do_not_share_the_run_directory_are_refused_and_leave_nothing
     assert list(tmp_path.iterdir()) == []
 
 
+def test_nodes_with_different_stores_under_one_path_are_refused(store, tmp_path):
+    first, second = fit(store, tmp_path / "run", other_store=1)
+    assert first == Outcome(1)
+    assert second.what.startswith("data store is another on this rank and ")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_checkpoint_with_shards_in_another_folder_is_none(tmp_path):
     for what in run_ranks(save_apart, 2, {"trainer__parallel__tensor": 2}, tmp_path):
         assert what == "1 of 2 shards are not in the first rank's folder, among them __1_0.distcp"

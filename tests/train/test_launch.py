@@ -19,6 +19,7 @@ from scmf.train.launch import PORTS, free_port, under_launcher
 from scmf.train.world import read_environment
 from support.command import command, curve, environment, last_step, run, succeed, three_lines
 from support.real import real_config, write_config
+from support.warm import warm_programs
 
 SHORT = ["trainer.max_steps=4", "trainer.checkpoint.every=4", "trainer.schedule.warmup_steps=1"]
 TENSOR = "trainer.parallel.tensor=2"
@@ -152,6 +153,28 @@ def test_a_slurm_step_on_two_nodes_starts_the_same_run(config, own, tmp_path):
     port = free_port()
     assert [process.wait(timeout=240) for process in [step(0), step(1)]] == [0, 0]
     assert curve(tmp_path / "run") == curve(own)
+
+
+def on_two_nodes(config, *words):
+    """Two ranks as a launcher starts them, each with words of its own; how they ended."""
+    port = str(free_port())
+    places = [{"RANK": rank, "WORLD_SIZE": "2", "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": "2"} for rank in "01"]
+    ranks = [
+        subprocess.Popen(
+            [warm_programs() / "scmf-train", "--config", config, own],
+            env=environment(GLOO_SOCKET_IFNAME="lo", MASTER_ADDR="127.0.0.1", MASTER_PORT=port, **place),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for place, own in zip(places, words, strict=True)
+    ]
+    return [(process.communicate(timeout=240)[1], process.returncode) for process in ranks]
+
+
+def test_nodes_with_different_configurations_are_refused(config):
+    (silent, code), (said, other) = on_two_nodes(config, "trainer.optimizer.lr=1e-3", "trainer.optimizer.lr=1e-4")
+    assert (code, other, silent) == (1, 1, "")
+    assert said.startswith("error: trainer.optimizer.lr is 0.0001 on this rank and 0.001 on the first\n")
 
 
 SLURM_STEP = {"SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "7123456"}

@@ -106,6 +106,11 @@ def test_a_run_in_the_way_is_told_before_megatron_is_imported(config, uncut, mon
         train_command(["--config", str(config), f"trainer.result_dir={uncut}"])
 
 
+def test_a_resume_from_an_unset_variable_is_refused_before_anything_is_touched(config, uncut):
+    with pytest.raises(ConfigError, match="--resume is an empty word"):
+        train_command(["--config", str(config), "--resume", "", f"trainer.result_dir={uncut}"])
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -165,6 +170,10 @@ def test_an_older_checkpoint_can_be_named_and_the_later_ones_are_set_aside(confi
     succeed("scmf-train", "--config", config, "--resume", older, f"trainer.result_dir={copy}")
     assert curve(copy) == curve(uncut)
     assert list((copy / "checkpoints").glob("abandoned_*"))
+    first = int(older.name.removeprefix("step_"))
+    assert [line["step"] for line in lines(copy / "abandoned_1.metrics.jsonl")] == [
+        line["step"] for line in curve(uncut) if line["step"] > first
+    ]
 
 
 def test_weights_of_one_run_start_another(config, uncut, tmp_path):
@@ -179,9 +188,12 @@ def test_weights_of_one_run_start_another(config, uncut, tmp_path):
 def test_resume_before_the_first_checkpoint_begins_again(config, uncut, tmp_path):
     directory = tmp_path / "run"
     assert kill_when(arguments(config, directory), lambda: 1 <= last_step(directory) < 4)
+    begun = curve(directory)
     out = succeed("scmf-train", *arguments(config, directory))
     assert "nothing to resume yet" in out
     assert curve(directory) == curve(uncut)
+    set_aside = [line["step"] for line in lines(directory / "abandoned_1.metrics.jsonl")]
+    assert set_aside[: len(begun)] == [line["step"] for line in begun]
 
 
 def test_a_resume_before_the_first_checkpoint_starts_from_the_weights_asked_for(config, uncut, tmp_path):

@@ -6,7 +6,7 @@ waiting in a collective. Here every rank learns of it, one tells, and all stop.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from scmf.core.errors import ScmfError, describe_os_error
+from scmf.core.errors import ConfigError, ScmfError, describe_os_error
 
 T = TypeVar("T")
 
@@ -52,6 +52,31 @@ def on_first(action: Callable[[], T]) -> T:
     result, fault = box[0]
     stop_on(None if fault is None else RankFault(0, fault))
     return result  # type: ignore[return-value]
+
+
+def refuse_unlike(mine: Mapping[str, object], *, fix: str) -> None:
+    """Refuse a run whose ranks were given different things; collective.
+
+    Nodes with a configuration, packages or a store of their own would train on, each by its own, and nobody would know.
+
+    Args:
+        mine: what this rank was given, by name; plain values.
+        fix: what to do about a difference.
+
+    Raises:
+        ConfigError: on the lowest rank that has something else than the first; the first difference is told.
+        SystemExit: on the other ranks; the code is 1.
+    """
+    first = on_first(lambda: dict(mine))
+    together(lambda: _compare(first, mine, fix))
+
+
+def _compare(first: Mapping[str, object], mine: Mapping[str, object], fix: str) -> None:
+    for name in dict.fromkeys([*first, *mine]):
+        if first.get(name) != mine.get(name):
+            raise ConfigError(
+                f"{name} is {mine.get(name)} on this rank and {first.get(name)} on the first", where=name, fix=fix
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,7 +16,7 @@ from scmf.train.bionemo_flags import TrainingParser
 from scmf.train.config import MainConfig, load_config
 from scmf.train.heap import share_heaps
 from scmf.train.launch import die_with_launcher, run_ranks, under_launcher
-from scmf.train.run_directory import RunDirectory
+from scmf.train.run_directory import RunDirectory, versions
 from scmf.train.signals import end_when_asked
 
 _COUNTS = (".h5ad", ".h5", ".loom", ".mtx", ".gz", ".csv", ".tsv", ".zarr")
@@ -35,6 +35,7 @@ A config can name code (kind: my_package.MyConfig): run only configs that you tr
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Entry point; exits with 0, or with 1 and three lines on stderr."""
+    end_when_asked()
     run_command(train_command, argv)
 
 
@@ -57,8 +58,13 @@ def train_command(argv: Sequence[str]) -> int:
             where="command line",
             fix="leave out one of them; what a resume finds is checked at the resume, before anything is written",
         )
+    if options.resume == "":
+        raise ConfigError(
+            "--resume is an empty word: a variable of the script is not set",
+            where="command line",
+            fix="set the variable, or write --resume auto",
+        )
     die_with_launcher()
-    end_when_asked()
     share_heaps()
     _refuse_data(Path(options.config))
     config = load_config(
@@ -181,6 +187,7 @@ def _run_rank(config: MainConfig, options: argparse.Namespace) -> int:
     # Before torch is loaded: threads that wait by spinning take the cores from those that work. Measured on two
     # shared cores: a step takes 1.0 instead of 2 to 4 CPU-seconds, and 1 instead of 2 to 7 seconds.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    from scmf.train.agreement import refuse_unlike
     from scmf.train.dry_run import dry_run
     from scmf.train.layout import lay_out
     from scmf.train.rules import check_launched, check_world
@@ -190,6 +197,7 @@ def _run_rank(config: MainConfig, options: argparse.Namespace) -> int:
     seconds, tensor = config.trainer.on_fault.hang_seconds, config.trainer.parallel.tensor
     with join_world(patience(seconds), tensor=tensor) as world:
         try:
+            refuse_unlike(_given(config), fix="have the same configuration and the same environment on all nodes")
             check_launched(config, world.size)
             check_world(config, world.size)
             with lay_out(world, config.trainer.parallel) as layout:
@@ -208,6 +216,20 @@ def _run_rank(config: MainConfig, options: argparse.Namespace) -> int:
             sys.stderr.write(f"rank {world.rank} stops: another rank is gone\n")
             sys.stderr.flush()
             os._exit(1)  # leaving in order would wait for the ranks that are gone
+
+
+def _given(config: MainConfig) -> dict[str, object]:
+    """What all ranks have to have alike: every key of the configuration, and the versions of what decides numbers."""
+    packages = {f"the version of {name}": version for name, version in versions().items()}
+    return dict(_flat(config.model_dump(mode="json"))) | packages
+
+
+def _flat(section: Mapping[str, object], above: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in section.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
 
 
 def _resume(asked: str | None, config: MainConfig) -> str | None:

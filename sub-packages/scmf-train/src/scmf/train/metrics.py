@@ -176,7 +176,7 @@ def cut_after(path: Path, step: int, *, keep: Path | None = None) -> int:
     removed: list[str] = []
     for line in lines:
         (kept if line.endswith("\n") and _step_of(line) <= step else removed).append(line)
-    if keep is not None:
+    if keep is not None and removed:
         keep.write_text("".join(removed), encoding="utf-8")
     if len(kept) < len(lines):
         aside = path.with_name(f".{path.name}")

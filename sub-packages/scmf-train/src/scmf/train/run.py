@@ -20,7 +20,7 @@ from scmf.model.device import can_compile, device_name
 from scmf.model.spec import choose_kernels
 from scmf.model.transformer import VocabularyShape
 from scmf.model.transformer_config import Precision
-from scmf.train.agreement import on_first, together
+from scmf.train.agreement import on_first, refuse_unlike, together
 from scmf.train.alignment import align_of
 from scmf.train.capability import refuse_precision, this_machine
 from scmf.train.config import MainConfig, ParallelConfig, with_steps
@@ -42,6 +42,8 @@ from scmf.train.trainer import Trainer
 from scmf.train.utilisation import find_meter
 from scmf.train.validation import open_named
 from scmf.train.wandb_mirror import WandbMirror, refuse_without_wandb, run_id
+
+_SAME_DATA = "give all nodes the same store: on a file system that they share, or copied from the first rank's node"
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ def build_trainer(config: MainConfig, layout: Layout) -> tuple[Trainer, Resolved
         ScmfError: any section that cannot be built here.
     """
     stream = together(lambda: open_cells(config, layout))
+    refuse_unlike({f"data {name}": value for name, value in stream.fingerprint.items()}, fix=_SAME_DATA)
     together(lambda: refuse_without_validation(config.trainer, stream.n_validation))
     named = together(lambda: open_named(config.trainer, stream))
     config = together(lambda: with_labels(with_steps(config, stream.n_train), stream))

@@ -4,11 +4,13 @@ config.yaml   the configuration that ran, resolved
 run.json      versions, machine, what every `auto` became, fingerprints
 metrics.jsonl, cells.jsonl, saves.jsonl, log.txt, tensorboard/, wandb/, profile/, checkpoints/
 rolled_back_1.metrics.jsonl, ...  what a rollback has undone
+abandoned_1.metrics.jsonl, ...  what a resume from an older checkpoint, or without one, has undone
 """
 
 from __future__ import annotations
 
 import fcntl
+import itertools
 import json
 import os
 import platform
@@ -50,6 +52,11 @@ class RunDirectory:
     def undone(self, rollback: int, name: str) -> Path:
         """File that holds what a rollback (from 1) has cut from a .jsonl file."""
         return self.path / f"rolled_back_{rollback}.{name}"
+
+    def abandoned(self, records: Path) -> Path:
+        """File, not there yet, for lines that a start from an older step, or from none, has cut from a .jsonl file."""
+        numbered = (self.path / f"abandoned_{n}.{records.name}" for n in itertools.count(1))
+        return next(path for path in numbered if not path.exists())
 
     def refuse_to_overwrite(self) -> None:
         """A run is never written over.
