@@ -7,9 +7,13 @@ import math
 
 import pytest
 
+from scmf.core.errors import ConfigError
+from scmf.eval.cli_eval import measure_of
 from scmf.eval.perplexity import SplitLoss
+from scmf.eval.saved import Saved
 from scmf.train.losses import perplexity as exp_of
 from support.command import lines, run, succeed, three_lines
+from support.real import real_config, write_config
 
 
 def perplexity(*arguments):
@@ -47,6 +51,28 @@ def test_another_precision_is_computed_in_when_it_is_asked_for(cell_run):
     found, measured = perplexity(cell_run, "--precision", "bf16"), lines(cell_run / "metrics.jsonl")[-1]["val/loss"]
     assert found["precision"] == "bf16"
     assert 0 < abs(found["nats"] - measured) < 0.05
+
+
+def test_of_several_objectives_the_one_about_tokens_is_measured(demo_store, tmp_path):
+    label = f"{{kind: classify, column: {demo_store.manifest.obs_columns[0]}}}"
+    wanted = (
+        "trainer.max_steps=2",
+        "trainer.schedule.warmup_steps=0",
+        "trainer.checkpoint.every=2",
+        "trainer.validate={every: 2, batches: 100}",
+        f"model.task={{kind: several, tasks: {{it: {label}, mlm: {{kind: mlm}}}}}}",
+    )
+    config = real_config(demo_store.path, tmp_path / "run", *wanted)
+    succeed("scmf-train", "--config", write_config(config, tmp_path / "cfg.yaml"))
+    found, measured = perplexity(tmp_path / "run"), lines(tmp_path / "run" / "metrics.jsonl")[-1]
+    assert found["nats"] == measured["val/mlm/loss"] != measured["val/loss"]
+    assert found["measure"] == "pseudo-perplexity"
+
+
+def test_a_model_that_predicts_no_tokens_has_no_perplexity(demo_store, tmp_path):
+    config = real_config(demo_store.path, tmp_path, "model.task={kind: classify, column: it}")
+    with pytest.raises(ConfigError, match="the model's task is classify, and perplexity is of models that predict"):
+        measure_of(Saved(tmp_path, config, None, average=False))
 
 
 def test_several_processes_are_refused(cell_run):

@@ -102,14 +102,15 @@ def measure_of(saved: Saved) -> tuple[str, str]:
     Raises:
         ConfigError: the task predicts no tokens.
     """
-    kind = saved.config.model.task.kind
-    if kind not in MEASURES:
+    task = saved.config.model.task
+    found = next((MEASURES[one.kind] for one in task.objectives.values() if one.kind in MEASURES), None)
+    if found is None:
         raise ConfigError(
-            f"the model's task is {kind}, and perplexity is of models that predict tokens ({', '.join(MEASURES)})",
+            f"the model's task is {task.kind}, and perplexity is of models that predict tokens ({', '.join(MEASURES)})",
             where=f"model.task of {saved.folder / 'config.yaml'}",
             fix="its own numbers are in metrics.jsonl of the run",
         )
-    return MEASURES[kind]
+    return found
 
 
 def _expect_store(saved: Saved, options: argparse.Namespace) -> None:

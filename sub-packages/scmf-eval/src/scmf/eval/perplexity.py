@@ -16,6 +16,7 @@ from scmf.data.progress import Progress
 from scmf.data.step_stream import SplitName, StepStream
 from scmf.eval.loaded import LoadedModel
 from scmf.train.losses import perplexity
+from scmf.train.objective import losses_of
 from scmf.train.run import open_cells
 from scmf.train.step import Passes
 
@@ -52,10 +53,10 @@ class SplitLoss:
 
 
 def split_loss(loaded: LoadedModel, *, split: SplitName, changed: bool = False) -> SplitLoss:
-    """Loss of every target of a split, computed as the trainer computes its validation loss.
+    """Loss of every predicted token of a split, computed as the trainer computes its validation loss.
 
     Args:
-        loaded: the model.
+        loaded: the model; of several objectives the one that predicts tokens is measured.
         split: train, validation or test.
         changed: keys of its data section were changed by the caller, so that other data are no surprise.
 
@@ -71,12 +72,14 @@ def split_loss(loaded: LoadedModel, *, split: SplitName, changed: bool = False) 
     if total == 0:
         raise _empty(split, loaded)
     with Progress(f"perplexity of {split}", total, unit=f"{stream.noun}s") as progress:
-        loss = Passes((loaded.model,), loaded.layout).evaluate(_noted(prepared(stream, split), progress))
+        passes = Passes((loaded.model,), loaded.layout, losses_of(loaded.config.model.task))
+        loss = passes.evaluate(_noted(prepared(stream, split), progress))
+    nats = math.nan if loss.token_mean is None else loss.token_mean
     return SplitLoss(
         split=split,
-        nats=loss.mean,
-        bits=loss.mean / math.log(2),
-        perplexity=perplexity(loss.mean),
+        nats=nats,
+        bits=nats / math.log(2),
+        perplexity=perplexity(nats),
         targets=loss.targets,
         tokens=loss.tokens,
         cells=total,
