@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pickle
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import fsspec
 import numpy as np
@@ -132,6 +134,50 @@ def test_a_store_larger_than_the_cache_is_refused_with_both_numbers(address, dem
     monkeypatch.setenv("SCMF_CACHE_BYTES", "much")
     with pytest.raises(StoreError, match="'much' is no number of bytes"):
         open_remote(address).fetch([0])
+
+
+def _on_its_way(cache, n_bytes):
+    """A file of another process that has not arrived yet, and its lock."""
+    folder = cache / "another store" / "part-00000"
+    folder.mkdir(parents=True)
+    (folder / ".0.lock").touch()
+    (folder / ".0.arriving").touch()
+    os.truncate(folder / ".0.arriving", n_bytes)
+    return folder
+
+
+def test_what_other_processes_are_fetching_is_counted(address, cache, monkeypatch):
+    folder = _on_its_way(cache, 10_000_000)
+    monkeypatch.setenv("SCMF_CACHE_BYTES", "10000100")
+    with (folder / ".0.lock").open() as theirs:
+        fcntl.flock(theirs, fcntl.LOCK_EX)
+        with pytest.raises(StoreError, match="10,000,000 are in use and"):
+            open_remote(address).fetch([0])
+    assert (folder / ".0.arriving").exists()
+
+
+def test_what_a_killed_process_has_left_of_a_file_is_removed(address, cache, demo_store, monkeypatch):
+    folder = _on_its_way(cache, 10_000_000)
+    monkeypatch.setenv("SCMF_CACHE_BYTES", "10000100")
+    assert np.array_equal(open_remote(address).fetch([0]).counts, demo_store.fetch([0]).counts)
+    assert not (folder / ".0.arriving").exists()
+
+
+def test_a_file_that_another_process_removes_meanwhile_is_fetched_again(address, cache, demo_store, monkeypatch):
+    open_remote(address).fetch([0])
+    use, gone = os.utime, []
+
+    def remove_first(path):
+        if not gone:
+            gone.append(path)
+            Path(path).unlink()
+        use(path)
+
+    monkeypatch.setattr(os, "utime", remove_first)
+    listed = Path.rglob
+    monkeypatch.setattr(Path, "rglob", lambda self, pattern: [*listed(self, pattern), self / "removed meanwhile"])
+    assert np.array_equal(open_remote(address).fetch([0]).counts, demo_store.fetch([0]).counts)
+    assert len(gone) == 1
 
 
 def test_a_damaged_manifest_is_refused(address, demo_store):

@@ -12,9 +12,10 @@ import fcntl
 import os
 import shlex
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -39,6 +40,7 @@ READ_SECONDS: Final = 60
 LOCK_SECONDS: Final = 3600
 """Longest wait for another process that fetches the same file."""
 _CHUNK: Final = 8 << 20
+_ARRIVING: Final = ".arriving"
 
 
 class RemoteStore(CellStore):
@@ -91,14 +93,15 @@ class RemoteFiles:
             return content
 
     def fetch(self, name: str, to: Path) -> FileRecord:
-        """Copy a file here; returns the size and checksum of what arrived."""
+        """Copy a file over one that is there; returns the size and checksum of what arrived."""
         state, size = xxhash.xxh3_128(), 0
         address = f"{self.root}/{name}"
-        with self._telling(name), self.system.open(address, "rb", block_size=_CHUNK) as source, to.open("wb") as file:
+        with self._telling(name), self.system.open(address, "rb", block_size=_CHUNK) as source, to.open("r+b") as file:
             while block := source.read(_CHUNK):
                 file.write(block)
                 state.update(block)
                 size += len(block)
+            file.truncate()
             file.flush()
             os.fsync(file.fileno())
         return FileRecord(bytes=size, checksum=state.hexdigest())
@@ -147,16 +150,21 @@ class Cache:
         with _IN_USE_LOCK:
             _IN_USE.add(target)
         if _is_whole(target, record):
-            os.utime(target)  # used just now
-            return
+            with suppress(FileNotFoundError):  # another process may have made room since
+                os.utime(target)  # used just now
+                return
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(target.with_name(f".{target.name}.lock")):
+        with _alone(_lock_of(target)):
             if not _is_whole(target, record):
                 self._fetch(f"{part}/{name}", target, record)
 
     def _fetch(self, name: str, target: Path, record: FileRecord) -> None:
-        make_room(record.bytes, where=f"{self.files.url}/{name}")
-        arriving = target.with_name(f".{target.name}.arriving")
+        arriving = target.with_name(f".{target.name}{_ARRIVING}")
+        arriving.unlink(missing_ok=True)  # of a process that was killed; its lock is ours now
+        with _alone(cache_root() / ".room.lock"):
+            make_room(record.bytes, where=f"{self.files.url}/{name}")
+            with arriving.open("wb") as file:
+                file.truncate(record.bytes)  # a hole, so that other processes count what is on its way
         try:
             found = self.files.fetch(name, arriving)
             if found != record:
@@ -188,7 +196,7 @@ def cache_limit() -> int:
     """
     text = os.environ.get(LIMIT)
     if text is None:
-        return (shutil.disk_usage(cache_root()).free + _held()) * 9 // 10
+        return (shutil.disk_usage(cache_root()).free + sum(file.on_disk for file in _held())) * 9 // 10
     if not text.isdigit():
         raise StoreError(f"{text!r} is no number of bytes", where=LIMIT, fix=f"export {LIMIT}=200000000000")
     return int(text)
@@ -202,14 +210,15 @@ def make_room(n_bytes: int, *, where: str) -> None:
     Raises:
         StoreError: it cannot fit.
     """
-    limit, held = cache_limit(), _held()
+    files, limit = _held(), cache_limit()
+    held = sum(file.bytes for file in files)
     with _IN_USE_LOCK:
-        free = sorted((p for p in _cached() if p not in _IN_USE), key=lambda p: p.stat().st_mtime)
-    for path in free:
+        free = sorted((f for f in files if f.path not in _IN_USE and not f.arriving), key=lambda file: file.used)
+    for file in free:
         if held + n_bytes <= limit:
             return
-        held -= path.stat().st_size
-        path.unlink(missing_ok=True)
+        held -= file.bytes
+        file.path.unlink(missing_ok=True)
     if held + n_bytes > limit:
         raise StoreError(
             f"the cache may hold {limit:,} bytes; {held:,} are in use and {n_bytes:,} more are needed",
@@ -219,13 +228,54 @@ def make_room(n_bytes: int, *, where: str) -> None:
         )
 
 
-def _held() -> int:
-    return sum(path.stat().st_size for path in _cached())
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A file of the cache."""
+
+    path: Path
+    bytes: int
+    """What it has, or will have when it has arrived."""
+    on_disk: int
+    used: float
+    """When last, seconds since 1970."""
+
+    @property
+    def arriving(self) -> bool:
+        """Whether it is on its way."""
+        return self.path.name.endswith(_ARRIVING)
 
 
-def _cached() -> list[Path]:
-    """Whole files of the cache; those on their way and locks begin with a dot."""
-    return [p for p in cache_root().rglob("*") if p.is_file() and not p.name.startswith(".")]
+def _held() -> list[_Held]:
+    """Files of the cache, whole or on their way; what a killed process has left of one is removed."""
+    found = []
+    for path in cache_root().rglob("*"):
+        if path.name.endswith(".lock"):
+            continue
+        if _is_left_over(path):
+            path.unlink(missing_ok=True)
+            continue
+        with suppress(FileNotFoundError):  # other processes make room too, and give files their names
+            state = path.stat()
+            if stat.S_ISREG(state.st_mode):
+                found.append(_Held(path, state.st_size, 512 * state.st_blocks, state.st_mtime))
+    return found
+
+
+def _is_left_over(path: Path) -> bool:
+    """Whether nobody holds the lock under which a file arrives."""
+    if not path.name.endswith(_ARRIVING):
+        return False
+    with suppress(FileNotFoundError), _lock_of(path).open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True
+
+
+def _lock_of(path: Path) -> Path:
+    """The lock under which a file is fetched, by its name or by that under which it arrives."""
+    return path.with_name(f".{path.name.removeprefix('.').removesuffix(_ARRIVING)}.lock")
 
 
 def _is_whole(path: Path, record: FileRecord) -> bool:
