@@ -15,7 +15,8 @@ import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
 
-from scmf.core.errors import InputError, StoreError
+from scmf.core.errors import InputError, StoreError, describe_os_error
+from scmf.data.cli import store_command
 from scmf.data.edit.add import add_sources
 from scmf.data.ingest.convert import convert
 from scmf.data.ingest.inspection import inspect_sources
@@ -279,3 +280,43 @@ def test_a_pipe_and_a_link_that_leads_nowhere_or_in_circles_are_refused_and_not_
     assert [f.number for f in found] == ["D001"] * 3
     assert [f.what.partition(",")[0] for f in found] == ["a pipe or device", "a link to gone.h5ad", "a link to circle"]
     assert sort_of(paths[:1], as_text=False) == "cells"
+
+
+@pytest.mark.parametrize("cells_in", ["rows", "columns"])
+@pytest.mark.parametrize("without", ["header", "names"])
+@pytest.mark.parametrize("sep", [",", "\t"])
+def test_counts_are_not_taken_for_the_names_that_a_table_lacks(tmp_path, cells_in, without, sep):
+    table = pd.DataFrame(zoo.counts().astype(int), index=zoo.barcodes(), columns=list(zoo.genes()[0]))
+    table = table if cells_in == "rows" else table.T
+    table.to_csv(tmp_path / "a b.csv", sep=sep, header=without != "header", index=without != "names")
+    error = refusal(tmp_path / "a b.csv", tmp_path / "s")
+    assert {"header": "the first line is no header", "names": "the rows have no names"}[without] in str(error)
+    subprocess.run(["bash", "-ec", error.fix.partition(": ")[2]], check=True)
+    said = {} if (cells_in == "rows") == (without == "names") else {"cells_in": cells_in, "id_space": "symbols"}
+    store, _ = to_store(tmp_path / "a b.counts.csv", tmp_path / "s", **said)
+    assert store.manifest.n_values == np.count_nonzero(zoo.counts())
+
+
+def test_numbered_cells_and_genes_are_names(tmp_path):
+    table = pd.DataFrame(zoo.counts().astype(int), index=range(40), columns=list(zoo.genes()[0]))
+    table.to_csv(tmp_path / "a.csv")
+    store, _ = to_store(tmp_path / "a.csv", tmp_path / "s")
+    assert list(store.obs(["scmf_source"]).index) == [str(k) for k in range(40)]
+
+
+@pytest.mark.filterwarnings("ignore:Observation names are not unique")
+def test_findings_are_three_lines_whatever_cells_are_called(tmp_path):
+    names = zoo.barcodes()
+    names[3] = names[4] = "two\nlines"
+    (finding,) = found_in(zoo.write(tmp_path / "a.h5ad", zoo.cells(obs=pd.DataFrame(index=names))))
+    assert (finding.number, len(str(finding).splitlines())) == ("D027", 3)
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path):
+    to_store(zoo.write(tmp_path / "a.h5ad", zoo.cells()), tmp_path / "s")
+    (tmp_path / ".v.parquet.partial").mkdir()
+    with pytest.raises(OSError, match="Is a directory") as caught:
+        store_command(
+            ["tokens", str(tmp_path / "s"), "--vocabulary", "geneformer-v1", "--out", f"{tmp_path}/v.parquet"]
+        )
+    assert describe_os_error(caught.value).where == str(tmp_path / "v.parquet")

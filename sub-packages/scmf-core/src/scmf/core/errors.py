@@ -127,7 +127,7 @@ def describe_os_error(error: OSError) -> ScmfError:
     fixes = {
         "ENOSPC": "free space on that disk or name another folder, then run the same command again",
         "EDQUOT": "free part of your quota or name another folder, then run the same command again",
-        "EACCES": "check the permissions, or name a folder you may write",
+        "EACCES": "check the permissions, or name another path that you may read and write",
         "EROFS": "that file system is read-only: name another folder",
         "ENOENT": "check the path for a typing error",
         "EEXIST": "a part of that path is a file where a folder has to be: name another",

@@ -45,9 +45,10 @@ def write_artefact(path: Path, table: pa.Table, header: Mapping[str, Any]) -> No
         ids = [f.name for f in table.schema if f.type == pa.string()]
         encoding = dict.fromkeys(ids, "DELTA_BYTE_ARRAY")
         others = [f.name for f in table.schema if f.name not in ids]
-        pq.write_table(
-            whole, unfinished, compression="zstd", compression_level=19, use_dictionary=others, column_encoding=encoding
-        )
+        with unfinished.open("wb") as file:  # opened by Python, whose errors name the file
+            pq.write_table(
+                whole, file, compression="zstd", compression_level=19, use_dictionary=others, column_encoding=encoding
+            )
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)

@@ -158,4 +158,5 @@ def _write_table(path: Path, store: CellStore, split: SeenSplit) -> None:
     seen[split.seen] = True
     names = store.obs([]).index.astype(str).to_list()
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({"cell_id": np.arange(len(store)), "name": names, "seen": seen}), path)
+    with path.open("wb") as file:
+        pq.write_table(pa.table({"cell_id": np.arange(len(store)), "name": names, "seen": seen}), file)

@@ -48,7 +48,11 @@ def write_tokens(store: CellStore, tokenizer: RankTokenizer, out: Path, *, on_ce
     aside = out.with_name(f".{out.name}.partial")
     tokens = 0
     try:
-        with pq.ParquetWriter(aside, SCHEMA.with_metadata(facts), compression="zstd") as writer:
+        # Opened by Python, whose errors name the file.
+        with (
+            aside.open("wb") as file,
+            pq.ParquetWriter(file, SCHEMA.with_metadata(facts), compression="zstd") as writer,
+        ):
             for start in range(0, len(store), ROW_GROUP):
                 ids = np.arange(start, min(start + ROW_GROUP, len(store)), dtype=np.int64)
                 table = _row_group(store, tokenizer, ids)

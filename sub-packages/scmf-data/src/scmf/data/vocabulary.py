@@ -121,7 +121,8 @@ class Vocabulary:
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
         try:
-            pq.write_table(_to_table(self), unfinished, compression="zstd", compression_level=19)
+            with unfinished.open("wb") as file:  # opened by Python, whose errors name the file
+                pq.write_table(_to_table(self), file, compression="zstd", compression_level=19)
             unfinished.replace(path)
         finally:
             unfinished.unlink(missing_ok=True)

@@ -34,8 +34,9 @@ from scmf.data.ingest.journal import ConversionFolder, Identity, program_version
 from scmf.data.ingest.making import cells_of_part
 from scmf.data.ingest.part_filler import Tally
 from scmf.data.ingest.plan import ConvertOptions, Plan, Request
+from scmf.data.ingest.recognise import open_source
 from scmf.data.ingest.workers import run_jobs
-from scmf.data.manifest import MANIFEST, Manifest
+from scmf.data.manifest import Manifest
 from scmf.data.part import Part
 from scmf.data.progress import Progress
 from scmf.data.store import CellStore
@@ -88,7 +89,8 @@ def _check_apart(sources: Sequence[Path], dest: Path) -> None:
     """Refuse a destination inside a source: of a folder such as zarr, every file belongs to the user's data."""
     above = {os.path.realpath(dest), *(os.path.realpath(p) for p in dest.absolute().parents)}
     source = next((s for s in sources if s.is_dir() and os.path.realpath(s) in above), None)
-    if source is not None and not (source / MANIFEST).is_file():  # a store is refused for what it is
+    if source is not None:
+        open_source(source).close()  # a folder that is no source is refused for that
         what = f"the destination is inside the source {source}"
         raise StoreError(what, where=str(dest), fix="name a --dest outside of it")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from scmf.data.ingest.findings import refuse
 from scmf.data.ingest.genes import ENSEMBL
+from scmf.data.ingest.name_space import is_barcode
 from scmf.data.ingest.source import Matrix, ReadWishes, Source
 from scmf.data.ingest.spool import Shape, Spool, SpoolWriter, Triples
 from scmf.data.ingest.table import ColumnTable, as_text
@@ -27,7 +28,9 @@ from scmf.data.ingest.text_kernels import parse_fields
 Array = npt.NDArray[Any]
 Axis = Literal["rows", "columns"]
 
-_BARCODE: Final = re.compile(r"(^|[^A-Za-z])[ACGT]{8,}([^A-Za-z]|$)")
+_AWK: Final = {"\t": "\\t"}
+"""How awk spells a separator, where not as it is."""
+_NUMBER: Final = re.compile(r"\d+(\.0*)?")
 _PEEK: Final = 300
 """Rows whose names are looked at before the table is read."""
 _BLOCK: Final = 1 << 20
@@ -91,20 +94,38 @@ class DelimitedSource(Source):
         if not rows:
             raise refuse("D004", "the table has no row below its header", where=str(self.path))
         width = 1 + rows[0][1].count(self._separator)
-        if len(header) == width + 1:
-            header = header[1:]  # the corner cell above the names of the rows
+        # The corner cell above the names of the rows may be there or not.
+        corner, header = (header[0], header[1:]) if len(header) == width + 1 else ("", header)
         if len(header) != width:
             what = f"the header has {len(header):,} fields and the first row {width + 1:,}"
             raise refuse("D003", what, where=str(self.path), fix="write one name a column, and nothing else")
-        return header, [as_text(name) for name, _ in rows]
+        names = [as_text(name) for name, _ in rows]
+        self._refuse_nameless(corner, header, names)
+        return header, names
+
+    def _refuse_nameless(self, corner: str, header: list[str], rows: list[str]) -> None:
+        """Refuse counts where names should be: they would be taken for names, and a gene or a cell be lost."""
+        numbers = _repeated_numbers(header)
+        if not numbers and not _repeated_numbers(rows) and not ENSEMBL.match(corner):
+            return
+        mark = self._separator.decode()
+        if numbers:
+            what = f"the first line is no header but a row: {', '.join([corner, *header[:3]])}"
+            make = 'NR==1{h="name"; for(i=2;i<=NF;i++) h=h FS "column" i-1; print h} 1'
+        else:
+            what = f"the rows have no names: their first fields are {', '.join(rows[:3])}"
+            make = f'{{print (NR==1 ? "name" : "row" NR-1) "{_AWK.get(mark, mark)}" $0}}'
+        program = f"awk -F {shlex.quote(_AWK.get(mark, mark))} {shlex.quote(make)}"
+        fix = f"take the table with names from its origin, or number them: {self._rewritten(program)}"
+        raise refuse("D003", what, where=str(self.path), fix=fix)
 
     def _orient(self, rows: list[str], wish: Axis | None) -> tuple[Axis, str]:
         """Where the cells are, and why."""
         if wish is not None:
             return wish, "as --cells-in says"
         seen = {"header": self._header, "first column": rows}
-        genes = {place: _share(ENSEMBL, names) for place, names in seen.items()}
-        cells = {place: _share(_BARCODE, names) for place, names in seen.items()}
+        genes = {place: _share(ENSEMBL.search, names) for place, names in seen.items()}
+        cells = {place: _share(is_barcode, names) for place, names in seen.items()}
         for kind, share in (("Ensembl ids", genes), ("barcodes", cells)):
             place, other = sorted(seen, key=lambda p: share[p], reverse=True)
             if share[place] >= 0.5 > share[other]:
@@ -160,6 +181,9 @@ class DelimitedSource(Source):
 
     def _mended(self, text: str, *, first: bool) -> str:
         """The command that writes the table without what is no number, where that is plain."""
+        if re.fullmatch(r"[1-9]\d{0,2}(,\d{3})+", text):
+            parted = self._rewritten("tr -d ,")
+            return f"where the comma parts thousands (where it is the decimal sign, with tr , . instead): {parted}"
         if re.fullmatch(r"-?\d+,\d+", text):
             points = self._rewritten("tr , .")
             return f"where the comma is the decimal sign: {points}"
@@ -193,7 +217,12 @@ def _fields(line: bytes, separator: bytes) -> list[str]:
     return [field.strip() for field in next(csv.reader([text], delimiter=separator.decode()), [])]
 
 
-def _share(pattern: re.Pattern[str], names: list[str]) -> float:
-    """Share of the names that a pattern finds."""
+def _share(test: Callable[[str], object], names: list[str]) -> float:
+    """Share of the names that pass a test."""
     known = [name for name in names if name]
-    return sum(bool(pattern.search(name)) for name in known) / max(1, len(known))
+    return sum(bool(test(name)) for name in known) / max(1, len(known))
+
+
+def _repeated_numbers(names: list[str]) -> bool:
+    """Whether names are numbers that repeat, which numbered cells or genes do not."""
+    return len(set(names)) < len(names) and all(_NUMBER.fullmatch(name) for name in names)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from scmf.core.errors import InputError, ScmfError
+from scmf.core.errors import InputError, ScmfError, legible
 from scmf.data.ingest.finding_table import FINDINGS, Kind, Severity
 
 __all__ = ["FINDINGS", "Finding", "Kind", "Offender", "Severity", "SourcesError", "finding_of", "refuse"]
@@ -66,7 +66,8 @@ class Finding:
         return f"{self.file}: {self.element}" if self.element else self.file
 
     def __str__(self) -> str:
-        return f"{self.severity}: SCMF-{self.number}: {self.what}\n  where: {self.where}\n  fix:   {self.mend}"
+        what, where, fix = map(legible, (self.what, self.where, self.mend))
+        return f"{self.severity}: SCMF-{self.number}: {what}\n  where: {where}\n  fix:   {fix}"
 
     def replace(self, **changes: Any) -> Finding:
         """A changed copy."""

@@ -19,6 +19,8 @@ _CELL_RANGER: Final = (
     "sample_filtered_feature_bc_matrix",
     "filtered_gene_bc_matrices_h5.h5",
     "filtered_gene_bc_matrices",
+    "raw_feature_bc_matrix.h5",
+    "raw_feature_bc_matrix",
 )
 """What Cell Ranger leaves in `outs`, the best first."""
 

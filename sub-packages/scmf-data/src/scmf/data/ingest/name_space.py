@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Final, Literal
 
 from scmf.data.ensembl import ENSEMBL
-from scmf.data.gene_names import assembly_of, bare_name
+from scmf.data.gene_names import assembly_of
 
 NameSpace = Literal["ensembl", "transcript", "probe", "prefixed", "row number", "entrez", "barcode", "symbol", "empty"]
 
@@ -47,11 +47,6 @@ def space_of(names: Sequence[str]) -> NameSpace:
 def is_barcode(name: str) -> bool:
     """Whether a name has a stretch of bases, as the barcodes of droplets do."""
     return _BARCODE.search(name) is not None
-
-
-def bare_ensembl(name: str) -> bool:
-    """Whether a name is an Ensembl gene id once the name of a genome is removed."""
-    return ENSEMBL.match(bare_name(name)) is not None
 
 
 def _consecutive(names: Sequence[str]) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from scmf.core.errors import legible
 from scmf.core.text import counted
 from scmf.data.ingest.findings import Finding, refuse
 from scmf.data.ingest.genes import GeneWishes, SourceGenes, find_genes
@@ -132,7 +133,7 @@ class SourcePlan:
 
     def lines(self) -> list[str]:
         """What was chosen and why, and what was found, for people."""
-        notes = [f"  note:   SCMF-{f.number}: {f.what}" for f in self.findings if f.severity == "note"]
+        notes = [f"  note:   SCMF-{f.number}: {legible(f.what)}" for f in self.findings if f.severity == "note"]
         return [*self.facts(), *notes, *(str(f) for f in self.findings if f.severity == "warning")]
 
     def facts(self) -> list[str]:
@@ -149,7 +150,7 @@ class SourcePlan:
         if genes.other_features:
             notes.append(f"{genes.other_features:,} are no genes and dropped")
         shape = f"{counted(self.n_cells, 'cell')} x {counted(self.n_genes, 'column')}"
-        return [
+        lines = [
             f"{self.path}: {self.format}, {shape}, {self.layout}",
             *(f"  note:   {note}" for note in self.notes),
             f"  counts: {self.element} ({self.reason})",
@@ -157,6 +158,7 @@ class SourcePlan:
             *(f"  genes:  {line}" for line in genes.lines()),
             *(f"  tokens: {share}" for share in self.shares),
         ]
+        return list(map(legible, lines))
 
 
 @dataclass(frozen=True, slots=True)

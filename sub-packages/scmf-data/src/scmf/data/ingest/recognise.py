@@ -188,6 +188,10 @@ def _open_text(path: Path, wishes: ReadWishes, *, packed: bool) -> Source:
     first = head.split(b"\n", 1)[0]
     if b"\x00" in head:
         raise refuse("D001", "a binary file of no kind that convert reads", where=str(path))
+    if first.startswith(b"#"):
+        out = shlex.quote(str(path.with_name(f"{path.stem}.table{path.suffix}")))
+        fix = f"leave out the comments: grep -v '^#' {shlex.quote(str(path))} > {out}"
+        raise refuse("D001", "text that begins with a comment", where=str(path), fix=fix)
     if not any(s in first for s in (b",", b"\t", b";")) and not is_blank_table(path):
         fix = f"{FINDINGS['D001'].fix} Text becomes a store with: "
         fix += f"scmf-store convert {shlex.quote(str(path))} --tokenizer char --dest DIR"
