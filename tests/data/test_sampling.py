@@ -33,6 +33,7 @@ def store(tmp_path_factory):
             "w": weights,
             "holes": np.where(np.arange(N) == 7, np.nan, 1.0),
             "zero": np.zeros(N),
+            "huge": np.where(types == "rare", 1e200, 1.0),
             "measured": draw.random(N),
             "partly": pd.Categorical(np.where(types == "rare", None, types)),
         },
@@ -149,6 +150,7 @@ def test_uniform_sampling_needs_no_table(store):
         pytest.param(WeightsConfig(column="zero"), ConfigError, "none can be drawn", id="zero"),
         pytest.param(WeightsConfig(column="gone"), StoreError, "no column 'gone'", id="absent"),
         pytest.param(BalancedConfig(by="measured"), ConfigError, "different measurements", id="continuous"),
+        pytest.param(WeightsConfig(column="huge", exponent=2.0), ConfigError, "too large to be added up", id="huge"),
     ],
 )
 def test_a_column_that_gives_no_weights_says_why(store, sampling, error, sentence):

@@ -52,9 +52,9 @@ def weighted_drawing(
     if found is None:
         return None
     if sampling.steps is None:
-        return WeightedDrawing(cells, found.groups, _some(found.shares(0.0)), seed=seed)
+        return WeightedDrawing(cells, found.groups, _usable(found, 0.0), seed=seed)
     edges = stage_edges(sampling.steps, batch=batch)
-    shares = [_some(found.shares(moved)) for moved in [*stage_middles(edges).tolist(), 1.0]]
+    shares = [_usable(found, moved) for moved in [*stage_middles(edges).tolist(), 1.0]]
     return GradualDrawing(cells, found.groups, shares, edges=edges, seed=seed)
 
 
@@ -90,8 +90,18 @@ def _one_group(cells: CellSet) -> _Groups:
     return _Groups(np.zeros(len(cells), np.int32), lambda _: np.array([float(len(cells))]))
 
 
-def _some(shares: FloatArray) -> FloatArray:
-    if not shares.sum() > 0:
+def _usable(found: _Groups, moved: float) -> FloatArray:
+    """The shares after a share of the way, whose sum is a number above 0."""
+    with np.errstate(over="ignore", invalid="ignore"):  # told below
+        shares = found.shares(moved)
+        total = shares.sum()
+    if not np.isfinite(total):
+        raise ConfigError(
+            "the weights of the training cells are too large to be added up",
+            where="data.sampling",
+            fix="write smaller numbers into the column (only their ratios count), or a smaller data.sampling.exponent",
+        )
+    if not total > 0:
         raise ConfigError(
             "no training cell has a weight above 0, so that none can be drawn",
             where="data.sampling",
