@@ -134,6 +134,22 @@ def test_a_rank_that_is_left_in_a_collective_is_killed_after_the_first_one_has_f
             os.kill(stuck, 0)
 
 
+def test_a_rank_that_the_kernel_has_killed_is_named_and_its_signal_is_the_exit_code():
+    programs = ["raise SystemExit(1)", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"]
+    result = subprocess.run(
+        [sys.executable, "-c", LAUNCHER, *programs],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 137
+    what, _, fix = three_lines(result)
+    assert what == "rank 1 was ended by SIGKILL"
+    assert "--resume auto" in fix
+
+
 def test_a_slurm_step_on_two_nodes_starts_the_same_run(config, own, tmp_path):
     """Both nodes are this machine: what they read of Slurm is that of two."""
 

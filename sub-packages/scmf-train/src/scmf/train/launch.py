@@ -123,30 +123,51 @@ def _wait(processes: list[subprocess.Popen[bytes]]) -> int:
         while None in (codes := [process.poll() for process in processes]):
             failed = [code for code in codes if code]
             if failed:
-                _let_end(processes, _GRACE_SECONDS if failed[0] in _WITH_ALL else _LAST_WORDS_SECONDS)
-                return _exit_code(failed[0])
+                seconds = _GRACE_SECONDS if failed[0] in _WITH_ALL else _LAST_WORDS_SECONDS
+                return _told(_let_end(processes, seconds), failed[0])
             time.sleep(0.05)
     except KeyboardInterrupt:
         _stop(processes)
         sys.stderr.write("stopped by Ctrl-C; --resume auto goes on from the last checkpoint\n")
         return 130
-    return next((_exit_code(p.returncode) for p in processes if p.returncode), 0)
+    return _told(codes, next((code for code in codes if code), 0))
 
 
-def _let_end(processes: list[subprocess.Popen[bytes]], seconds: float) -> None:
-    """Wait for the ranks; those that a failed one has left in a collective do not come back, and are killed."""
+def _let_end(processes: list[subprocess.Popen[bytes]], seconds: float) -> list[int | None]:
+    """Wait for the ranks; those that a failed one has left in a collective do not come back, and are killed.
+
+    Returns:
+        Codes of the ranks that have ended by themselves.
+    """
     deadline = time.monotonic() + seconds
-    while None in [process.poll() for process in processes] and time.monotonic() < deadline:
+    while None in (codes := [process.poll() for process in processes]) and time.monotonic() < deadline:
         time.sleep(0.05)
     for process in processes:
         if process.poll() is None:
             process.kill()
             process.wait()
+    return codes
 
 
-def _exit_code(returncode: int) -> int:
-    """The shell's convention: 128 + signal."""
-    return 128 - returncode if returncode < 0 else returncode
+def _told(codes: Sequence[int | None], first: int) -> int:
+    """The exit code of the command: 128 + the signal that has ended a rank, which is told here; or the first code.
+
+    Args:
+        codes: of the ranks that have ended by themselves.
+        first: code that was seen first; 0 where all ranks have done their work.
+    """
+    killed = next(((rank, -code) for rank, code in enumerate(codes) if code is not None and code < 0), None)
+    if killed is None:
+        return first
+    rank, number = killed
+    error = MachineError(
+        f"rank {rank} was ended by {signal.Signals(number).name}",
+        where=f"one of {len(codes)} ranks on this machine",
+        fix="SIGKILL is often memory that ran out (`dmesg` tells): a smaller data.microbatch_tokens or fewer ranks; "
+        "then --resume auto",
+    )
+    sys.stderr.write(f"error: {error}\n")
+    return 128 + number
 
 
 def _stop(processes: list[subprocess.Popen[bytes]]) -> None:
