@@ -50,6 +50,12 @@ def parser():
             "scmf-x convert a --dest out --counts X",
             id="beginning of a flag",
         ),
+        pytest.param(
+            ["convert", "a", "-dest", "out", "\u2014counts", "X"],
+            "-dest: did you mean --dest?; \u2014counts: did you mean --counts?",
+            "scmf-x convert a --dest out --counts X",
+            id="other dashes",
+        ),
         pytest.param(["chekc", "a"], "'chekc'", "scmf-x check a", id="command"),
         pytest.param(
             ["convert", "a", "--dest", "o", "--species", "humn"],

@@ -165,6 +165,8 @@ def test_an_override_begins_a_section_that_is_null():
         pytest.param("=1", "=1 is no override", id="no key"),
         pytest.param("a..b=1", "a..b=1 is no override", id="empty part"),
         pytest.param("a =1", "a =1 is no override", id="space"),
+        pytest.param("a.b:", "write a.b=VALUE, without a space", id="colon"),
+        pytest.param("a.b", "write a.b=VALUE, without a space", id="value in the next word"),
         pytest.param("a.b=", "a.b is given no value", id="empty value"),
         pytest.param("a.b.c=1", "a.b is 1, so it has no key c", id="through a number"),
         pytest.param("l.0=1", "l is a list of 2, so it has no key 0", id="through a list"),
@@ -174,7 +176,7 @@ def test_an_override_begins_a_section_that_is_null():
 def test_an_override_that_cannot_be_set_is_refused(assignment, message):
     with pytest.raises(ConfigError) as error:
         override(parse_yaml("a:\n  b: 1\nl: [1, 2]\n", "f"), [assignment])
-    assert message in error.value.what
+    assert message in (error.value.fix if message.startswith("write") else error.value.what)
     assert error.value.where.startswith("command line")
 
 
@@ -254,3 +256,11 @@ def test_the_schema_closes_sections_and_describes_keys():
     assert schema["additionalProperties"] is False
     assert schema["properties"]["text"]["description"] == "Any text."
     assert schema["required"] == ["text"]
+
+
+def test_a_configuration_that_is_not_there_names_the_one_that_was_meant(tmp_path):
+    (tmp_path / "my cfg.yaml").write_text("number: 1\n")
+    with pytest.raises(ConfigError, match="there is no such configuration") as error:
+        read_document(tmp_path / "my cfg.yml")
+    assert error.value.fix.startswith(f"Did you mean '{tmp_path}/my cfg.yaml'? To write one: scmf-recipe --recipe ")
+    assert error.value.fix.endswith(f"--dest '{tmp_path}/my cfg.yml'")

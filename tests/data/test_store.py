@@ -235,3 +235,10 @@ def test_a_store_of_another_version_is_refused_by_its_number(demo_store, tmp_pat
     (tmp_path / "manifest.json").write_bytes(raw[:14] + digest + body)
     with pytest.raises(StoreError, match="scmf-cells version 2; this scmf reads scmf-cells version 1"):
         CellStore.open(tmp_path)
+
+
+def test_a_misspelt_column_of_obs_names_the_one_that_was_meant(demo_store):
+    column = demo_store.manifest.obs_columns[0]
+    with pytest.raises(StoreError) as error:
+        demo_store.check_column(f"{column}s")
+    assert error.value.fix == f"did you mean {column}?"

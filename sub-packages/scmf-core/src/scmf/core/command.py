@@ -120,7 +120,10 @@ def _with_flag(parser: Parser, message: str) -> str | None:
 
 def _misspelt_flags(parser: Parser) -> dict[str, str]:
     """Flags that the parser does not know, each with the nearest that it knows."""
-    given = [word.partition("=")[0] for word in parser.words or () if re.match(r"--[A-Za-z]", word)]
+    # One dash for two; and two that a text program has made one of, as in a command that was pasted.
+    given = [
+        word.partition("=")[0] for word in parser.words or () if re.match(r"(--|[\u2013\u2014]|-[a-z])[A-Za-z]", word)
+    ]
     unknown = [flag for flag in given if flag not in parser.options()]
     return _nearest_of(unknown, [flag for flag in parser.options() if flag not in given])
 

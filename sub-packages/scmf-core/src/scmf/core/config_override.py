@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import Any
+from typing import Any, Final
 
 from scmf.core.config_fault import show
 from scmf.core.config_read import MAX_DEPTH, Document, parse_yaml
 from scmf.core.errors import ConfigError
 from scmf.core.text import brief
+
+_KEY: Final = re.compile(r"([a-z_]+(?:\.[a-z_]+)+)\s*[:=]?")
+"""A dotted key, from which a value has come off: `a.b`, `a.b:`, `a.b =1`."""
 
 
 def override(document: Document, assignments: Sequence[str]) -> Document:
@@ -39,10 +43,13 @@ def parse_assignment(assignment: str) -> tuple[tuple[str, ...], Any]:
     key, equals, text = assignment.partition("=")
     path = tuple(key.split("."))
     if not equals or not all(part and part == part.strip() for part in path):
+        meant = _KEY.match(assignment)
         raise ConfigError(
             f"{brief(assignment)} is no override",
             where="command line",
-            fix="write dotted.key=value, for example trainer.optimizer.lr=3e-4",
+            fix=f"write {meant[1]}=VALUE, without a space"
+            if meant
+            else "write dotted.key=value, for example trainer.optimizer.lr=3e-4",
         )
     if len(path) > MAX_DEPTH:
         raise ConfigError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ import yaml
 
 from scmf.core.config_fault import Path as KeyPath
 from scmf.core.errors import ConfigError
+from scmf.core.near_path import correction
 from scmf.core.text import brief
 
 MAX_BYTES = 1_000_000
@@ -162,7 +164,7 @@ def _text(path: Path) -> str:
             _refuse(f"{path.stat().st_size:,} bytes: too large for a configuration", str(path), line=None)
         return path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        fix = f"check the path, or write one: scmf-recipe --recipe 10m-pretrain --dest {path}"
+        fix = f"{correction(path)} To write one: scmf-recipe --recipe 10m-pretrain --dest {shlex.quote(str(path))}"
         raise ConfigError("there is no such configuration", where=str(path), fix=fix) from None
     except IsADirectoryError:
         fix = f"name a file in it, perhaps {path / 'config.yaml'}"

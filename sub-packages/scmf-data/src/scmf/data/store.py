@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scmf.core.errors import StoreError
+from scmf.core.near_word import nearest
 from scmf.data.manifest import Manifest, read_manifest
 from scmf.data.part import Part, as_ids, damaged, locate_cells
 from scmf.data.reading import MAPPED, Reading, allow_files, choose_reading
@@ -240,10 +241,11 @@ class CellStore:
         """StoreError naming the columns that there are, unless this is one of them."""
         known = self.manifest.obs_columns
         if column not in known:
+            near = nearest(column, known)
             raise StoreError(
                 f"obs has no column {column!r}; it has {', '.join(known) or 'none'}",
                 where=str(self.path),
-                fix="name one of these columns",
+                fix=f"did you mean {near}?" if near else "name one of these columns",
             )
 
 
