@@ -205,7 +205,8 @@ def _environment() -> dict[str, str]:
     launcher = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     kept = {k: v for k, v in os.environ.items() if k not in launcher}
     folders = [str(warm_programs()), str(Path(sys.executable).parent), os.environ.get("PATH", "")]
-    return {**kept, "PATH": os.pathsep.join(folders), "OMP_NUM_THREADS": "1", "COLUMNS": "120", "TERM": "dumb"}
+    ranks = {"PYTHON_EXEC": str(warm_programs() / "python")}  # what torchrun starts them with
+    return {**kept, **ranks, "PATH": os.pathsep.join(folders), "OMP_NUM_THREADS": "1", "COLUMNS": "120", "TERM": "dumb"}
 
 
 def help_of(*words: str) -> str:

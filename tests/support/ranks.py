@@ -11,7 +11,10 @@ from typing import Any
 from scmf.train.launch import free_port
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["scmf.train.run", "torch.distributed.checkpoint.state_dict_saver", "anndata", "zarr"])
+_CONTEXT.set_forkserver_preload(
+    # torch._dynamo is what the first optimizer of a process imports.
+    ["scmf.train.run", "torch._dynamo", "torch.distributed.checkpoint.state_dict_saver", "anndata", "zarr"]
+)
 TIMEOUT_SECONDS = 240
 
 

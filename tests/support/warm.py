@@ -212,15 +212,20 @@ def _main(name: str) -> Callable[[], Any]:
 
 
 def _script() -> None:
-    """`python FILE ...` and `python -c CODE ...`; anything else becomes the real interpreter."""
-    first, *rest = sys.argv[1:] or ["-"]
-    real, sys.executable = sys.executable, sys.argv[0]  # what a script starts is warm too
+    """`python FILE ...`, `-c CODE ...` and `-m MODULE ...`; anything else becomes the real interpreter."""
+    program, *words = sys.argv
+    first, *rest = words[words[:1] == ["-u"] :] or ["-"]  # torchrun's ranks are started with -u
+    if first not in ("-c", "-m") and first.startswith("-"):
+        os.execv(sys.executable, [sys.executable, *words])  # noqa: S606
+    sys.executable = program  # what a script starts is warm too
     if first == "-c":
         sys.argv = ["-c", *rest[1:]]
         sys.path.insert(0, "")
         exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__"})  # noqa: S102  as the interpreter does
-    elif first.startswith("-"):
-        os.execv(real, [real, first, *rest])  # noqa: S606
+    elif first == "-m":
+        sys.argv = rest
+        sys.path.insert(0, str(Path.cwd()))
+        runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
     else:
         sys.argv = [first, *rest]
         sys.path.insert(0, str(Path(first).resolve().parent))

@@ -41,6 +41,13 @@ def own(config, tmp_path_factory):
     return directory
 
 
+def torchrun(*options, config, words):
+    """torchrun with two ranks of scmf-train on this machine, as an argument list."""
+    place = ["--nproc-per-node", "2", "--master-addr", "127.0.0.1", "--master-port", str(free_port())]
+    module = ["-m", "scmf.train.cli_train", "--config", str(config), *words]
+    return [sys.executable, "-m", "torch.distributed.run", *place, *options, *module]
+
+
 def test_a_port_for_the_ranks_is_never_one_that_an_outgoing_connection_may_take():
     first_outgoing = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     assert all(1024 < free_port() < min(first_outgoing, 32_768) for _ in range(50))
@@ -64,14 +71,10 @@ def test_torchrun_starts_the_same_run_and_a_rank_that_is_killed_starts_it_again_
         "        stream.step = killing\n"
         "        return stream\n"
     )
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-addr", "127.0.0.1"]
     words = ["data.kind=killed.Once", "data.workers=0", "trainer.checkpoint.every=1"]
     result = subprocess.run(
-        [
-            *(sys.executable, *launcher, "--master-port", str(free_port()), "--max-restarts", "1"),
-            *("-m", "scmf.train.cli_train", "--config", str(config), f"trainer.result_dir={tmp_path / 'run'}", *words),
-        ],
-        env=environment(GLOO_SOCKET_IFNAME="lo", PYTHONPATH=str(tmp_path)),
+        torchrun("--max-restarts", "1", config=config, words=[f"trainer.result_dir={tmp_path / 'run'}", *words]),
+        env=environment(GLOO_SOCKET_IFNAME="lo", PYTHONPATH=str(tmp_path), PYTHON_EXEC=str(warm_programs() / "python")),
         capture_output=True,
         text=True,
         timeout=280,
@@ -80,6 +83,35 @@ def test_torchrun_starts_the_same_run_and_a_rank_that_is_killed_starts_it_again_
     assert result.returncode == 0, result.stderr
     assert "resumed at step 1 after 8 cells" in result.stdout or "resumed at step 2 after 16 cells" in result.stdout
     assert curve(tmp_path / "run") == curve(own)
+
+
+def test_torchrun_passes_sigterm_on_and_the_ranks_save_and_say_so_in_the_log_while_its_own_code_is_1(config, tmp_path):
+    directory = tmp_path / "run"
+    words = [f"trainer.result_dir={directory}", "trainer.max_steps=4000", "trainer.checkpoint.every=4000"]
+    launcher = subprocess.Popen(
+        torchrun("--shutdown-timeout", "200", config=config, words=words),
+        env=environment(GLOO_SOCKET_IFNAME="lo"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        while last_step(directory) < 2:
+            assert launcher.poll() is None
+            time.sleep(0.05)
+        launcher.terminate()
+        assert launcher.wait(timeout=240) == 1  # a scheduler does not see the 75 of the ranks
+    finally:
+        if group_lives(launcher.pid):
+            os.killpg(launcher.pid, signal.SIGKILL)
+        launcher.wait()
+    step = last_step(directory)
+    said = (directory / "log.txt").read_text().splitlines()[-1]
+    assert said.endswith(f"asked to end: saved at step {step}, exit code 75; --resume auto goes on")
+    alone = [f"trainer.result_dir={directory}", f"trainer.max_steps={step + 1}", "trainer.parallel.tensor=1"]
+    out = succeed("scmf-train", "--config", config, "--resume", "auto", *alone)
+    assert f"resumed at step {step} after {8 * step} cells" in out
+    assert last_step(directory) == step + 1
 
 
 LAUNCHER = """
@@ -163,7 +195,7 @@ def test_a_slurm_step_on_two_nodes_starts_the_same_run(config, own, tmp_path):
             "MASTER_PORT": str(port),
         }
         words = ["trainer.nodes=2", "trainer.devices=1", f"trainer.result_dir={tmp_path / 'run'}"]
-        arguments = command("scmf-train", "--config", config, *words)
+        arguments = [warm_programs() / "scmf-train", "--config", config, *words]
         return subprocess.Popen(arguments, env=environment(GLOO_SOCKET_IFNAME="lo", **slurm))
 
     port = free_port()
@@ -257,15 +289,8 @@ def test_a_rank_that_fails_stops_the_others_and_says_why(config, tmp_path):
         "            raise StoreError('this rank has no disk', where='broken', fix='mend it')\n"
         "        return super().open(**place)\n"
     )
-    result = subprocess.run(
-        command("scmf-train", "--config", config, "trainer.devices=2", "data.kind=broken.OneRank"),
-        env=environment(PYTHONPATH=str(tmp_path)),
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        timeout=120,
-        check=False,
-    )
+    words = ["trainer.devices=2", "data.kind=broken.OneRank"]
+    result = run("scmf-train", "--config", config, *words, cwd=tmp_path, PYTHONPATH=str(tmp_path))
     what, _, _ = three_lines(result)
     assert what == "this rank has no disk"
     assert result.stderr.count("error:") == 1
