@@ -162,6 +162,37 @@ def test_file_system_and_memory_are_those_of_this_machine(tmp_path):
     assert 10**7 < memory_bytes() < 10**15
 
 
+def test_a_disk_is_known_by_its_place_whatever_the_letters(tmp_path, monkeypatch):
+    place = tmp_path / "réseau de données"
+    place.mkdir()
+    escaped = str(place).replace(" ", "\\040")
+    lines = f"21 1 8:1 / / rw - ext4 /dev/sda rw\n22 21 0:40 / {escaped} rw,relatime shared:9 - nfs4 far:/x rw\n"
+    (tmp_path / "mounts").write_bytes(lines.encode() + b"23 21 8:2 / /\xff rw - xfs /dev/sdb rw\n")
+    monkeypatch.setattr(reading, "MOUNTS", tmp_path / "mounts")
+    assert file_system_of(place / "store") == "nfs4"
+    assert file_system_of(tmp_path) == "ext4"
+
+
+@pytest.mark.parametrize(
+    ("own", "limits"),
+    [
+        ("0::/jobs/job_7/step_0\n", {"jobs/memory.max": "max", "jobs/job_7/memory.max": "3000000"}),
+        ("0::/\n", {"memory.max": "3000000"}),
+        ("9:cpu:/a\n4:memory:/jobs/job_7\n", {"memory/jobs/memory.limit_in_bytes": "3000000"}),
+        ("0::/of/the/host\n", {"memory.max": "3000000"}),
+    ],
+    ids=["a job's", "a container's", "version 1", "a container that knows the host's path"],
+)
+def test_memory_is_the_least_of_the_limits_around_the_process(tmp_path, monkeypatch, own, limits):
+    (tmp_path / "own").write_text(own)
+    for name, limit in limits.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{limit}\n")
+    monkeypatch.setattr(reading, "OWN_GROUPS", tmp_path / "own")
+    monkeypatch.setattr(reading, "GROUPS", tmp_path)
+    assert memory_bytes() == 3_000_000
+
+
 def _flags_of(path):
     """Flags of this process's mappings of a file, as the kernel tells them."""
     blocks = Path("/proc/self/smaps").read_text().split("VmFlags:")

@@ -8,7 +8,10 @@ asks for whole cells, many at a time, and an error is an error.
 from __future__ import annotations
 
 import os
+import re
 import resource
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -21,6 +24,9 @@ _FILES_A_PART: Final = 6
 _OTHER_FILES: Final = 512
 _NETWORK: Final = ("nfs", "cifs", "smb", "lustre", "ceph", "fuse", "gpfs", "beegfs", "9p", "afs", "gluster", "weka")
 """Beginnings of the names of file systems whose disk is elsewhere."""
+MOUNTS: Final = Path("/proc/self/mountinfo")
+OWN_GROUPS: Final = Path("/proc/self/cgroup")
+GROUPS: Final = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +64,13 @@ def file_system_of(path: Path) -> str:
     wanted = str(path.resolve())
     best, kind = "", "unknown"
     try:
-        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+        lines = os.fsdecode(MOUNTS.read_bytes()).splitlines()
     except OSError:
         return kind
     for line in lines:
         left, _, right = line.partition(" - ")
-        # The kernel writes a blank in a path as \040.
-        point = left.split()[4].encode().decode("unicode_escape")
+        # The kernel writes a blank in a path as \040, and letters beyond ASCII as they are.
+        point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), left.split()[4])
         inside = wanted == point or wanted.startswith(point.rstrip("/") + "/")
         if inside and len(point) >= len(best):
             best, kind = point, right.split()[0]
@@ -72,16 +78,28 @@ def file_system_of(path: Path) -> str:
 
 
 def memory_bytes() -> int:
-    """Memory that this process may use: the machine's, or its control group's where that is less."""
+    """Memory that this process may use: the machine's, or the least limit of its control groups where that is less."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            limit = Path(name).read_text().strip()
-        except OSError:
+    return min([total, *_limits()])
+
+
+def _limits() -> Iterator[int]:
+    """Limits of memory of this process's control group and those around it: a job's is in one of its own."""
+    try:
+        lines = OWN_GROUPS.read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in [*lines, "0::/", "0:memory:/"]:  # in a container its own group is the root
+        _, kinds, group = line.split(":", 2)
+        if kinds and "memory" not in kinds.split(","):
             continue
-        if limit.isdigit():
-            return min(total, int(limit))
-    return total
+        root, name = (GROUPS / "memory", "memory.limit_in_bytes") if kinds else (GROUPS, "memory.max")
+        folder = root / group.lstrip("/")
+        for place in (folder, *folder.parents[: len(folder.parts) - len(root.parts)]):
+            with suppress(OSError):
+                limit = (place / name).read_text().strip()
+                if limit.isdigit():  # "max" is none
+                    yield int(limit)
 
 
 def allow_files(n_parts: int) -> None:
