@@ -13,6 +13,7 @@ from scmf.train import checkpoint
 from scmf.train.checkpoint import CheckpointFolder, Progress, find_path, read_progress, verify
 from scmf.train.config import CheckpointConfig
 from scmf.train.faults import Tally
+from scmf.train.identity import other_versions
 from scmf.train.saver import Saver
 from scmf.train.world import TIMEOUT
 from support.alone import alone
@@ -269,7 +270,15 @@ def test_a_run_directory_gives_its_newest_checkpoint_even_without_links(folder, 
 def test_a_record_with_an_unknown_key_is_refused_not_a_traceback(folder):
     path = save(folder, 1)
     record = json.loads((path / checkpoint.RECORD).read_text())
-    record["progress"]["colour"] = "red"
+    record["progress"] |= {"colour": "red", "versions": {"scmf-train": "99.0"}}
     (path / checkpoint.RECORD).write_text(json.dumps(record))
-    with pytest.raises(CheckpointError, match="record cannot be read"):
+    with pytest.raises(CheckpointError, match=r"record cannot be read: .*colour.*scmf-train 99\.0 has written it"):
         read_progress(path)
+
+
+def test_a_resume_under_other_versions_is_told(folder):
+    there = read_progress(save(folder, 1))
+    assert other_versions(there, there) is None
+    here = replace(there, versions={"torch": "3.0"})
+    told = other_versions(here, replace(there, versions={"torch": "2.9", "numba": "0.61"}))
+    assert "it was torch 2.9 and is 3.0, numba 0.61 and is absent" in told

@@ -16,6 +16,7 @@ import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -230,7 +231,14 @@ def read_progress(folder: Path) -> Progress:
         }
         return Progress(**{**progress, **read})
     except (TypeError, ValueError, AttributeError) as error:
-        raise _unreadable(folder / RECORD, str(error)) from error
+        raise _unreadable(folder / RECORD, f"{error}{_other_writer(progress)}") from error
+
+
+def _other_writer(progress: Any) -> str:
+    """Which scmf has written a record, where it was another than this one."""
+    written = progress.get("versions") if isinstance(progress, dict) else None
+    there, here = written.get("scmf-train") if isinstance(written, dict) else None, version("scmf-train")
+    return "" if there in (None, here) else f" (scmf-train {there} has written it, and this is {here})"
 
 
 def moved(progress: Progress, *, cells_seen: int, faults: Tally) -> Progress:

@@ -96,6 +96,17 @@ def new_heads(here: Progress, there: Progress) -> list[str]:
     return [key for key in here.model if key.startswith(HEAD) and key not in there.model]
 
 
+def other_versions(here: Progress, there: Progress) -> str | None:
+    """What a checkpoint was written with, in words, where this run has other versions: not bit for bit then."""
+    names = [name for name in there.versions if here.versions.get(name) != there.versions[name]]
+    pairs = ", ".join(f"{name} {there.versions[name]} and is {here.versions.get(name, 'absent')}" for name in names)
+    return (
+        f"the checkpoint was written with other versions: it was {pairs}; losses are equal to rounding"
+        if pairs
+        else None
+    )
+
+
 def _pairs(name: str, here: Mapping[str, Any], there: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
     keys = [*here, *(key for key in there if key not in here)]
     return [(f"{name} {key}", here.get(key), there.get(key)) for key in keys]

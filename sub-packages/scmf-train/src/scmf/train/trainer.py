@@ -23,7 +23,7 @@ from scmf.train.config import MainConfig
 from scmf.train.console import Console
 from scmf.train.engine import Engine, StepReport
 from scmf.train.faults import Tally, must_roll_back, refuse_bad_cells
-from scmf.train.identity import model_identity, optimizer_identity
+from scmf.train.identity import model_identity, optimizer_identity, other_versions
 from scmf.train.interval import Interval, peak_bytes, step_line, time_line
 from scmf.train.loss_average import LossAverage
 from scmf.train.metrics import Metrics, cut_after
@@ -344,6 +344,7 @@ class Trainer:
         console.say(
             f"resumed at step {self.step:,} after {counted(self.cells_seen, self.stream.noun)}, from {folder}", level=0
         )
+        console.say(other_versions(self.progress(), progress))
         if progress.max_steps != self.engine.max_steps:
             console.say(f"max_steps was {progress.max_steps:,} and is {self.engine.max_steps:,}: the schedule follows")
 
