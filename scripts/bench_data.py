@@ -217,6 +217,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="peers: 4,000 cells and two seconds a number")
     parser.add_argument("--json", type=Path, help="peers: file for the numbers")
     parser.add_argument("--environments", type=Path, help="peers: keep their environments in this folder")
+    parser.add_argument("--python312", help="peers: a Python 3.12, for annbatch (default: python3.12 of PATH)")
     options = parser.parse_args(argv)
     for name in BENCHMARKS if options.benchmark == "all" else [options.benchmark]:
         with tempfile.TemporaryDirectory(dir=options.work_dir) as work:

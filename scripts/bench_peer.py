@@ -259,6 +259,71 @@ def _hf_collator(n_genes: int) -> Callable[[list[dict[str, Any]]], object]:
     return collator
 
 
+class AnnBatch(Peer):
+    """annbatch: its own shuffled zarr collection, read in chunks of 32 neighbours as its README shows, with zarrs."""
+
+    chunk = 32
+    """Neighbours in the collection that are read together."""
+
+    def __init__(self, source: Path, work: Path, medians: Array) -> None:
+        super().__init__(source, work, medians)
+        import annbatch  # before the clock of the conversion begins
+        import zarr
+
+        self._module = annbatch
+        zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"})
+
+    @override
+    def convert(self) -> bool:
+        """Make the peer's own format."""
+        collection = self._module.DatasetCollection(self.work / "collection.zarr")
+        collection.add_adatas(adata_paths=[self.source], shuffle=True)
+        return True
+
+    @override
+    def batches(self, cells: Array) -> Iterator[Any]:
+        """Batches as the peer hands them out, pass after pass."""
+        collection = self._module.DatasetCollection(self.work / "collection.zarr", mode="r")
+        # 8,192 cells are read at once, as shown; of few cells an eighth, for the first batch reads them untimed.
+        at_once = max(1, min(8192, self.n_cells // 8) // BATCH) * BATCH
+        while True:
+            loader = self._module.Loader(
+                batch_size=BATCH,
+                chunk_size=self.chunk,
+                preload_nchunks=at_once // self.chunk,
+                shuffle=True,
+                drop_last=True,
+            )
+            for batch in loader.use_collection(collection, load_adata=_counts_only):
+                yield batch["X"]
+
+    @property
+    def n_cells(self) -> int:
+        """Cells of the file."""
+        import h5py
+
+        with h5py.File(self.source) as file:
+            return int(file["X/indptr"].shape[0]) - 1
+
+    @override
+    def files(self) -> list[Path]:
+        """What to drop from memory before a cold measurement."""
+        return [p for p in (self.work / "collection.zarr").rglob("*") if p.is_file()]
+
+
+class AnnBatchRandom(AnnBatch):
+    """The same collection, each cell drawn by itself: as random as scmf's and the other peers' batches."""
+
+    chunk = 1
+
+
+def _counts_only(group: Any) -> Any:
+    """A dataset of the collection without its obs, which would be read for every batch."""
+    import anndata
+
+    return anndata.AnnData(X=anndata.io.sparse_dataset(group["X"]))
+
+
 PEERS: Final[dict[str, type[Peer]]] = {
     "backed h5ad": Backed,
     "AnnLoader": AnnLoaderPeer,
@@ -266,6 +331,8 @@ PEERS: Final[dict[str, type[Peer]]] = {
     "BioNeMo SCDL": Scdl,
     "HF datasets": HfDatasets,
     "HF, tokens made before": HfTokens,
+    "annbatch": AnnBatch,
+    "annbatch, cell by cell": AnnBatchRandom,
 }
 
 

@@ -5,7 +5,12 @@
 
 Each peer runs in an environment of its own that is made here, with its version pinned; what it has in common with
 scmf (torch, numpy, anndata, h5py) it takes from scmf's environment, so that no peer is slower for an older library,
-and none brings another build of torch. All read the same synthetic cells from the same disk, one after the other.
+and none brings another build of torch. annbatch asks for a newer Python than scmf may run on: it shares nothing, and is
+measured where a Python 3.12 is found or named:
+
+    python scripts/bench_data.py peers --quick --python312 /usr/bin/python3.12
+
+All read the same synthetic cells from the same disk, one after the other.
 """
 
 from __future__ import annotations
@@ -13,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -35,9 +41,16 @@ class PeerPackages:
     name: str
     packages: tuple[str, ...] = ()
     """Pinned; what they need is pinned by constraints.txt or taken as it comes."""
-    python: tuple[int, int] = (3, 11)
-    """The oldest Python that they run on."""
+    alone: bool = False
+    """Runs on Python 3.12 with newer libraries than scmf's: shares nothing."""
 
+    @property
+    def folder(self) -> str:
+        """Name of its environment: one for each set of packages."""
+        return self.name.partition(",")[0].replace(" ", "-") if self.alone else self.name.replace(" ", "-")
+
+
+_ANNBATCH: Final = ("annbatch[zarrs]==0.3.1", "zarrs==0.2.3", "anndata==0.13.4", "zarr==3.4.2", "typing_extensions")
 
 PEERS: Final = (
     PeerPackages("BioNeMo SCDL", ("bionemo-scdl==0.1.3",)),
@@ -46,13 +59,11 @@ PEERS: Final = (
     PeerPackages("HF, tokens made before", ("datasets==5.2.0", "transformers==5.23.0")),
     PeerPackages("AnnLoader"),
     PeerPackages("backed h5ad"),
+    PeerPackages("annbatch", _ANNBATCH, alone=True),
+    PeerPackages("annbatch, cell by cell", _ANNBATCH, alone=True),
 )
 WHOLE: Final = ("HF, tokens made before",)
 """Peers that make the masked batch with parts of their own."""
-LEFT_OUT: Final = {
-    "annbatch": "0.3.1 asks for Python 3.12 and newer zarr and anndata than scmf's, which it would share"
-}
-
 _QUIET: Final = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 """One thread a peer, as one worker has: threads that wait by spinning would count as work."""
 
@@ -64,26 +75,50 @@ COLUMNS: Final = (
 )
 
 
-def environment(peer: PeerPackages, folder: Path) -> Path:
+def environment(peer: PeerPackages, folder: Path, *, python312: str | None) -> Path:
     """Python of the peer's environment, which is made where it is missing.
+
+    Args:
+        peer: what to install.
+        folder: of all environments.
+        python312: a Python 3.12 for those that run on no older one, or None where there is none.
 
     Raises:
         CalledProcessError: a package cannot be installed.
+        FileNotFoundError: the peer needs a Python 3.12.
     """
-    root = folder / peer.name.replace(" ", "-")
+    root = folder / peer.folder
     python = root / "bin" / "python"
-    if not (root / "ready").exists():
+    if (root / "ready").exists():
+        return python
+    if peer.alone:
+        if python312 is None:
+            raise FileNotFoundError(f"{peer.packages[0]} needs Python 3.12, which is not on PATH; name it: --python312")
+        subprocess.run([python312, "-m", "venv", "--clear", str(root)], check=True, capture_output=True, text=True)
+        subprocess.run([*_pip(python), *peer.packages], check=True)
+    else:
         venv.create(root, with_pip=True, clear=True)
         shared = Path(sysconfig.get_path("purelib"))
         site = root / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
         # A path file comes behind the environment's own packages, so a peer's pins win over what is shared.
         (site / "shared.pth").write_text(f"{shared}\n")
         if peer.packages:
-            constraints = _HERE.parent / "constraints.txt"
-            command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            subprocess.run([*command, "-c", str(constraints), *peer.packages], check=True)
-        (root / "ready").touch()
+            subprocess.run([*_pip(python), "-c", str(_HERE.parent / "constraints.txt"), *peer.packages], check=True)
+    (root / "ready").touch()
     return python
+
+
+def _pip(python: Path) -> list[str]:
+    return [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+
+
+def find_python312(named: str | None) -> str | None:
+    """The Python 3.12 that was named, or that PATH has; a name on PATH may stand for none, as pyenv's do."""
+    if named is not None or sys.version_info[:2] == (3, 12):
+        return named or sys.executable
+    found = shutil.which("python3.12")
+    works = found and subprocess.run([found, "--version"], capture_output=True, check=False).returncode == 0
+    return found if works else None
 
 
 def bench_peers(options: argparse.Namespace, work: Path) -> None:
@@ -96,11 +131,11 @@ def bench_peers(options: argparse.Namespace, work: Path) -> None:
     for peer in PEERS:
         try:
             found[peer.name] = _measure(peer, options, work, cells=cells, seconds=seconds)
+        except FileNotFoundError as error:
+            print(f"{peer.name}: left out, {error}", flush=True)
         except subprocess.CalledProcessError as error:
             lines = (error.stderr or "see above").strip().splitlines()
             print(f"{peer.name}: left out, {lines[-1]}", flush=True)
-    for name, reason in LEFT_OUT.items():
-        print(f"{name}: left out, {reason}")
     _print_table(found)
     if options.json is not None:
         options.json.write_text(json.dumps({"cells": cells, "genes": options.genes, "found": found}, indent=1) + "\n")
@@ -132,7 +167,8 @@ print(json.dumps({"convert": int(cells) / used, "convert_rss_mb": kib * 1024 / 1
 def _measure(
     peer: PeerPackages, options: argparse.Namespace, work: Path, *, cells: int, seconds: float
 ) -> dict[str, float]:
-    python = environment(peer, options.environments or work / "environments")
+    environments = options.environments or work / "environments"
+    python = environment(peer, environments, python312=find_python312(options.python312))
     folder = work / peer.name.replace(" ", "-")
     folder.mkdir()
     command = [str(python), str(_HERE / "bench_peer.py"), peer.name, str(work / "csr.h5ad"), str(work / "medians.npy")]
