@@ -19,6 +19,7 @@ from scmf.data.edit.subset import Wishes, split_store, subset_store
 from scmf.data.ingest.convert import convert
 from scmf.data.ingest.making import Making
 from scmf.data.ingest.plan import ConvertOptions
+from scmf.data.split import named_split
 from scmf.data.store import CellStore
 from scmf.data.verify import verify_store
 
@@ -236,6 +237,15 @@ def test_a_named_split_is_written_into_the_manifest_and_never_overlaps(stores, t
     assert not CellStore.open(tmp_path / "s").manifest.splits
     with pytest.raises(StoreError, match="no split 'mine'"):
         remove_split(CellStore.open(tmp_path / "s"), "mine")
+
+
+def test_a_named_split_whose_sets_meet_in_cells_that_were_added_is_refused(files, stores, tmp_path):
+    shutil.copytree(stores[0].path, tmp_path / "s")
+    name_split(CellStore.open(tmp_path / "s"), "mine", train=["age>=15"], validation=["donor=d0"], test=[])
+    assert len(named_split(CellStore.open(tmp_path / "s"), "mine").train) == 2
+    add_sources(tmp_path / "s", [files[1]], OPTIONS, log=quiet)
+    with pytest.raises(StoreError, match="4 cells are in more than one set of the split 'mine'; the first is cell 12"):
+        named_split(CellStore.open(tmp_path / "s"), "mine")
 
 
 def run(capsys, *arguments):

@@ -8,6 +8,7 @@ runs of consecutive cells that belong to it.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from shlex import quote
 from typing import Protocol, Self
 
 import numpy as np
@@ -175,7 +176,7 @@ def named_sets(store: CellStore, name: str, *, key: str) -> Splits:
         key: of the configuration, for the message.
 
     Raises:
-        StoreError: no such split, or one of its rules does not fit the store.
+        StoreError: no such split, one of its rules does not fit the store, or a cell is in two of its sets.
     """
     from scmf.data.where import select_any
 
@@ -186,10 +187,20 @@ def named_sets(store: CellStore, name: str, *, key: str) -> Splits:
             where=f"{store.path}, {key}",
             fix="name one of these, or write data.split: {by: COLUMN} to hold out whole groups",
         )
-    train, validation, test = [
-        RunSet.of(np.concatenate([select_any(m, getattr(s, kind)) for m, s in zip(store.members, found, strict=True)]))
+    chosen = [
+        np.concatenate([select_any(m, getattr(s, kind)) for m, s in zip(store.members, found, strict=True)])
         for kind in ("train", "validation", "test")
     ]
+    twice = (chosen[0] & (chosen[1] | chosen[2])) | (chosen[1] & chosen[2])
+    if twice.any():  # not when it was written; but cells may have been added since
+        raise StoreError(
+            f"{int(twice.sum()):,} cells are in more than one set of the split {name!r}; the first is cell "
+            f"{int(twice.argmax()):,}",
+            where=f"{store.path}, {key}",
+            fix="write it again, with rules that exclude each other: scmf-store name-split "
+            f"{quote(str(store.path))} {quote(name)} --train RULE --validation RULE",
+        )
+    train, validation, test = map(RunSet.of, chosen)
     return Splits(train=train, validation=validation, test=test)
 
 
