@@ -234,6 +234,8 @@ def test_donors_may_be_called_anything(tmp_path, run):
     code, out, _ = run("split", tmp_path / "s", "--by", "donor", "--dest", tmp_path / "d" / "e")
     assert (code, len(out.splitlines())) == (0, 5)
     assert [p.name for p in (tmp_path / "d").iterdir()] == ["e"]
+    code, _, err = run("split", tmp_path / "s", "--by", "donor", "--dest", tmp_path / "s" / "e")
+    assert (code, "inside the store" in err, list(verify_store(tmp_path / "s"))) == (1, True, [])
     made = {str(CellStore.open(p).obs(["donor"])["donor"].iloc[0]) for p in (tmp_path / "d" / "e").iterdir()}
     assert made == set(donors)
 
@@ -320,3 +322,20 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path):
             ["tokens", str(tmp_path / "s"), "--vocabulary", "geneformer-v1", "--out", f"{tmp_path}/v.parquet"]
         )
     assert describe_os_error(caught.value).where == str(tmp_path / "v.parquet")
+
+
+def test_a_list_of_cells_that_a_spreadsheet_wrote_is_read_after_the_command_of_its_refusal(tmp_path, run):
+    to_store(zoo.write(tmp_path / "a.h5ad", zoo.cells()), tmp_path / "s")
+    (tmp_path / "my cells.txt").write_text("\r\n".join(zoo.barcodes()[:3]), encoding="utf-16")
+    code, _, err = run("subset", tmp_path / "s", "--cells", tmp_path / "my cells.txt", "--dest", tmp_path / "t")
+    assert (code, len(err.splitlines())) == (1, 3)
+    subprocess.run(["bash", "-ec", err.splitlines()[2].partition("write: ")[2]], check=True)
+    assert run("subset", tmp_path / "s", "--cells", tmp_path / "my cells.utf8.txt", "--dest", tmp_path / "t")[0] == 0
+    assert len(CellStore.open(tmp_path / "t")) == 3
+
+
+def test_seen_of_a_file_that_is_not_there_says_no_more_than_that(tmp_path, run):
+    to_store(zoo.write(tmp_path / "a.h5ad", zoo.cells()), tmp_path / "s")
+    assert run("ledger", tmp_path / "s", "--out", tmp_path / "l.ledger")[0] == 0
+    code, _, err = run("seen", tmp_path / "none", "--ledger", tmp_path / "l.ledger")
+    assert (code, err.splitlines()[2]) == (1, "  fix:   Check the path for a typing error.")

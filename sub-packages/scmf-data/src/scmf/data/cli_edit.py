@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from scmf.core.text import counted
 from scmf.data.cli_convert import add_making_flags, convert_options, made, print_line
 from scmf.data.cli_sources import add_source_flags
 
@@ -98,7 +99,7 @@ def split(options: argparse.Namespace) -> int:
 
     store = CellStore.open(options.store)
     made_stores = split_store(store, options.by, options.dest, links=not options.copy, log=print_line)
-    print_line(f"{options.dest}: {len(made_stores)} stores")
+    print_line(f"{options.dest}: {counted(len(made_stores), 'store')}")
     return 0
 
 

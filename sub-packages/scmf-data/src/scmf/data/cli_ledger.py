@@ -117,7 +117,9 @@ def _convert(path: Path, dest: Path, *, id_space: IdSpace, name: Path) -> None:
         convert([path], dest, wishes, log=lambda _: None)
     except ScmfError as error:
         # The command that mends it names the temporary folder, which is gone by then.
-        fix = error.fix.replace(shlex.quote(str(dest)), "DIR")
+        if not path.exists():
+            raise
+        fix = error.fix.rstrip(".").replace(shlex.quote(str(dest)), "DIR")
         if "--dest DIR" not in fix:
             fix += f", or another way to read it: scmf-store convert {shlex.quote(str(path))} --dest DIR"
         fix += f"; then scmf-store seen DIR --ledger {shlex.quote(str(name))}"

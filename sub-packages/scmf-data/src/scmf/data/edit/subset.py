@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from scmf.data.manifest import Manifest
 from scmf.data.part import Part
 from scmf.data.split import refuse_continuous
 from scmf.data.store import CellStore
+from scmf.data.store_writer import check_destination
 from scmf.data.where import select_cells
 
 Log = Callable[[str], None]
@@ -86,8 +88,7 @@ def split_store(store: CellStore, by: str, dest: Path, *, links: bool, log: Log)
     if len(groups.names) > min(_MOST_GROUPS, max(_FEW_GROUPS, len(store) // 2)):
         what = f"{by} has {len(groups.names):,} values for {len(store):,} cells, and each would be a store"
         raise StoreError(what, where=where, fix="name a column of groups, such as the donor")
-    if dest.exists() and any(dest.iterdir()):
-        raise StoreError("the destination is not empty", where=str(dest), fix="name another --dest")
+    check_destination(dest, overwrite=False)
     dest.mkdir(parents=True, exist_ok=True)
     made = []
     for code, name, folder in _folders(groups.names, missing=bool((groups.codes < 0).any())):
@@ -142,7 +143,13 @@ def _named_genes(store: CellStore, path: Path, log: Log) -> tuple[str, ...]:
 
 
 def _lines(path: Path) -> set[str]:
-    return {line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()}
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeError as error:
+        out = shlex.quote(str(path.with_name(f"{path.stem}.utf8{path.suffix}")))
+        fix = f"where it is UTF-16, as spreadsheets write: iconv -f UTF-16 -t UTF-8 {shlex.quote(str(path))} > {out}"
+        raise InputError(f"the names are no text in UTF-8: {error}", where=str(path), fix=fix) from error
+    return {line.strip() for line in text.splitlines() if line.strip()}
 
 
 def _tell_missing(missing: set[str], n: int, kind: str, path: Path, log: Log) -> None:
