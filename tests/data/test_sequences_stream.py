@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scmf.core.errors import ConfigError, StoreError, VocabularyError
+from scmf.data.characters import CharVocabulary
 from scmf.data.config import CellsConfig, DataConfig, SequencesConfig
 from scmf.data.masks import Corruption
 from scmf.data.objective import NextToken
@@ -23,6 +24,7 @@ from scmf.data.sequences.convert import SequenceWishes, convert_text, convert_to
 from scmf.data.sequences.split import split_by_hash
 from scmf.data.sequences.store import SequenceStore
 from scmf.data.sequences.stream import SequenceStream
+from scmf.data.sequences.writer import SequenceWriter
 from scmf.data.step_stream import Replica
 from scmf.data.stream_report import report_stream
 from scmf.data.token_table import write_tokens
@@ -422,3 +424,19 @@ def test_the_benchmark_measures_conversion_and_feeding(capsys, monkeypatch):
         "ready tokens: masked sequences",
     ]
     assert all(line.endswith("/CPU-s") for line in lines)
+
+
+@pytest.mark.parametrize("objective", [NextToken(), BERT], ids=["next token", "masked"])
+def test_sequences_without_tokens_have_no_targets_wherever_they_lie(tmp_path, objective):
+    """The writer takes them, the commands refuse them."""
+    vocabulary = CharVocabulary.of("abc")
+    with SequenceWriter(tmp_path / "s", vocabulary, content="text", tokens_a_part=8) as writer:
+        for length in (0, 8, 0, 5, 0):
+            writer.append(np.full(length, len(vocabulary) - 1))
+            writer.end_sequence()
+        writer.finish(())
+    stream = stream_of(
+        SequenceStore.open(tmp_path / "s"), objective=objective, split={"kind": "hash", "validation": 0.0}
+    )
+    assert sum(m.tokens for b in whole(stream, "train") for m in b.microbatches) == 13
+    assert {int(cell) for b in whole(stream, "train") for m in b.microbatches for cell in m.cell_ids} == {1, 3}

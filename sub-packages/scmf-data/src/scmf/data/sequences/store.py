@@ -172,8 +172,8 @@ class SequenceStore:
         return Ragged(np.concatenate([np.empty(0, np.int32), *pieces]), offsets)
 
     def locate(self, places: LongArray) -> tuple[LongArray, LongArray]:
-        """(n,) int64 part of each token, and its place inside the part."""
-        parts = np.searchsorted(self.token_starts, places, side="right") - 1
+        """(n,) int64 part of each token, and its place inside the part; the end of the last part is a place in it."""
+        parts = np.minimum(np.searchsorted(self.token_starts, places, side="right"), len(self.parts)) - 1
         return parts, places - self.token_starts[parts]
 
     def damaged(self, place: int, what: str) -> StoreError:
