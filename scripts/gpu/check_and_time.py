@@ -1,204 +1,238 @@
-"""What an scmf on a GPU has to show, in one run: the same losses as on the CPU, then speed. Out: tables on stdout.
+"""What an scmf on a GPU has to show, in one run of about ten minutes: right numbers first, then speed.
 
-    python scripts/gpu/check_and_time.py                          # parity, then bf16 and fp8 at 10M and 106M
-    python scripts/gpu/check_and_time.py --sizes 10m --steps 20
-    python scripts/gpu/check_and_time.py --plan                   # without a GPU: what would run, and its FLOPs
+    python scripts/gpu/check_and_time.py                          # everything, on the first GPU
+    python scripts/gpu/check_and_time.py --only speed --sizes 10m --steps 20
+    python scripts/gpu/check_and_time.py --plan                   # without a GPU: what would be timed, and its FLOPs
+    python scripts/gpu/check_and_time.py --rehearse               # without a GPU: every check, small, on the CPU
 
-1. Parity: the same small encoder, and a decoder with rotary positions, from the same weights and packs on the CPU and
-   on the GPU, fp32 and no dropout: largest difference of the loss over 20 steps.
-2. Speed: packed in bf16 and fp8, and padded in bf16; real tokens/s, cells/s, memory, and MFU by the formula of
-   scmf.train.flops, against the chip's dense peak (--peak-tflops).
-3. Which attention Transformer Engine took for packed cells with dropout (from its own log).
+Every check runs in a process of its own under a time limit; one that fails is told and the next one begins. Exit code
+0 where all are ok. The checks: the machine; losses of small models on the GPU in fp32, bf16 and fp8 beside the CPU's in
+fp32; a token that changes no other cell; a resume against the run that was not cut; places where the host waits for the
+device; which attention Transformer Engine takes for packed cells with dropout. Then real tokens/s, cells/s, memory, and
+MFU by the formula of scmf.train.flops against the chip's dense peak in bf16 (--peak-tflops).
 
-Nothing is compiled or downloaded. It needs torch with CUDA, Transformer Engine (docs/gpu.md), numba.
+Nothing is downloaded. It needs torch with CUDA, Transformer Engine (docs/gpu.md), numba.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from timed_steps import LongArray, packed, padded, read_lengths, step_of
+from gpu_cases import KINDS, SEQ_LENGTH, SIZES, Case
+from timed_steps import LongArray, read_lengths
 
-from scmf.core.batch import StepBatch
-from scmf.train.config import MainConfig
-from scmf.train.flops import training_flops, utilisation
-from scmf.train.recipe import RecipeArguments
-from scmf.train.recipes import find_recipe
+from scmf.train.flops import utilisation
 
-VOCABULARY, SEQ_LENGTH = 25_426, 2048
-SIZES = {"10m": "10m-pretrain", "106m": "106m-pretrain"}
-SMALL = ("model.layers=4", "model.hidden=128", "model.ffn=256", "model.heads=4")
-NO_DROPOUT = ("model.hidden_dropout=0.0", "model.attention_dropout=0.0")
-KINDS = {
-    "encoder": (),
-    "decoder": ("model.kind=decoder", "model.task={kind: clm, label_smoothing: 0.1}", "model.positions=rotary"),
-}
-"""Models whose numbers are compared: attention both ways and causal, positions learned and rotary."""
+SECTIONS = Path(__file__).resolve().parent / "sections.py"
+NEAR = {"fp32": 1e-4, "bf16": 3e-2, "fp8": 1e-1}
+"""Largest difference from the CPU's losses in fp32, nats, over five steps, that is rounding. fp32: ten times what
+layouts of CPUs differ by; bf16 and fp8: guesses, to be replaced by what a GPU shows."""
+_STEPS = 10
+_WAYS = (("bf16", "packed"), ("fp8", "packed"), ("bf16", "padded"))
+_HEADER = "\n| model | precision | batch | cells/s | tokens/s | MFU | memory |\n|---|---|---|--:|--:|--:|--:|"
+
+
+class CheckFailedError(RuntimeError):
+    """A check that was not passed, in one line."""
 
 
 @dataclass(frozen=True)
-class Case:
-    """One line of the table."""
+class Check:
+    """One thing to look at."""
 
-    size: str
-    precision: str
-    way: str
+    group: str
+    name: str
+    action: Callable[[], str]
+    """Its result is printed; it raises CheckFailedError."""
 
-    def config(self, *more: str) -> MainConfig:
-        """The recipe of this size in this precision."""
-        words = (f"trainer.precision={self.precision}", *more)
-        return find_recipe(SIZES[self.size]).config(RecipeArguments(overrides=words))
+
+@dataclass(frozen=True)
+class Asker:
+    """Runs sections in processes of their own."""
+
+    limit: float
+    """Seconds a process."""
+    on_cpu: bool
+
+    def ask(
+        self, section: str, *, on_cpu: bool = False, environment: dict[str, str] | None = None, **words: Any
+    ) -> Any:
+        """The answer of a section.
+
+        Raises:
+            CheckFailedError: it failed, or took too long.
+        """
+        done = self.run(section, on_cpu=on_cpu, environment=environment, **words)
+        return json.loads(done.stdout.splitlines()[-1])
+
+    def run(
+        self, section: str, *, on_cpu: bool = False, environment: dict[str, str] | None = None, **words: Any
+    ) -> subprocess.CompletedProcess[str]:
+        """The same, with everything that it has printed."""
+        hidden = {"CUDA_VISIBLE_DEVICES": ""} if on_cpu or self.on_cpu else {}
+        command = [sys.executable, str(SECTIONS), section, json.dumps(words)]
+        settings = {**os.environ, **(environment or {}), **hidden}
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, env=settings, check=False, timeout=self.limit
+            )
+        except subprocess.TimeoutExpired as error:
+            raise CheckFailedError(f"no answer after {self.limit:g} s") from error
+        if done.returncode != 0:
+            lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+            raise CheckFailedError("\n        ".join(lines[-6:]))
+        return done
 
 
 def main() -> None:
     """Refuse without a GPU; else check, time and print."""
     options = _parser().parse_args()
     lengths = read_lengths(options.lengths, seq_length=SEQ_LENGTH, cells=options.cells)
-    cases = [Case(size, *how) for size in options.sizes for how in _WAYS]
     if options.plan:
-        _print_plan(cases, lengths)
+        for case in _cases(options):
+            print(_plan(case, lengths))
         return
-    if options.losses:
-        print(json.dumps(_losses(options.losses, options.kind)))
-        return
-    _refuse_without_gpu()
-    if not options.time_only:
-        _print_parity()
-    print("\n| model | precision | batch | cells/s | tokens/s | MFU | memory |\n|---|---|---|--:|--:|--:|--:|")
-    for case in cases:
-        _print_speed(case, lengths, options)
-    if not options.time_only:
-        _print_attention()
+    if not options.rehearse:
+        _refuse_without_gpu()
+    sys.exit(1 if run_all(list(_checks(options, lengths))) else 0)
 
 
-_WAYS = (("bf16", "packed"), ("fp8", "packed"), ("bf16", "padded"))
+def run_all(checks: list[Check]) -> list[str]:
+    """Run every check and print its line at once; the names of those that failed."""
+    failed, group = [], None
+    for check in checks:
+        if check.group == "speed" and group != "speed":
+            print(_HEADER)
+        group, begun = check.group, time.perf_counter()
+        try:
+            line = check.action()
+            print(line if group == "speed" else f"ok      {check.name}: {line} ({time.perf_counter() - begun:.0f} s)")
+        except Exception as error:  # the next one begins whatever this one did
+            failed.append(check.name)
+            print(f"FAILED  {check.name}: {error}")
+        sys.stdout.flush()
+    print(f"\n{len(checks) - len(failed)} of {len(checks)} ok" + (f"; failed: {', '.join(failed)}" if failed else ""))
+    return failed
 
 
 def _refuse_without_gpu() -> None:
-    from scmf.model.device import has_gpu, has_transformer_engine
+    from scmf.model.device import has_gpu, has_transformer_engine, transformer_engine_fault
 
     if not has_gpu():
         sys.exit("no GPU is visible here; this script measures GPUs (--plan shows what it would do)")
     if not has_transformer_engine():
-        sys.exit("Transformer Engine is not installed; docs/gpu.md says how")
+        sys.exit(f"Transformer Engine cannot be imported ({transformer_engine_fault()}); docs/gpu.md says how")
 
 
-def _print_plan(cases: list[Case], lengths: LongArray) -> None:
-    for case in cases:
-        batch = _batch(case, lengths, budget=case.config().data.microbatch_tokens or 0)
-        positions = sum(len(m.input_ids) for m in batch.microbatches)
-        tokens = sum(m.tokens for m in batch.microbatches)
-        print(
-            f"{case.size} {case.precision} {case.way}: {len(lengths)} cells, {tokens:,} tokens in "
-            f"{len(batch.microbatches)} microbatches, {tokens / positions:.0%} filled; "
-            f"{_flops(case, lengths, batch) / len(lengths) / 1e12:.3f} TFLOP a cell"
-        )
+def _cases(options: argparse.Namespace) -> list[Case]:
+    return [Case(size, *how) for size in options.sizes for how in _WAYS]
 
 
-def _batch(case: Case, lengths: LongArray, *, budget: int) -> StepBatch:
-    layout = packed(lengths, budget=budget) if case.way == "packed" else padded(lengths, cells=budget // SEQ_LENGTH)
-    return step_of(lengths, layout, vocabulary=VOCABULARY, seq_length=SEQ_LENGTH)
+def _checks(options: argparse.Namespace, lengths: LongArray) -> Iterator[Check]:
+    """Everything that is asked for, in order."""
+    asker = Asker(options.limit, on_cpu=options.rehearse)
+    every = [*_right(asker, rehearse=options.rehearse), *_timed(asker, options, lengths)]
+    yield from (check for check in every if options.only in (None, check.group))
 
 
-def _flops(case: Case, lengths: LongArray, batch: StepBatch) -> int:
-    targets = sum(len(m.targets) for m in batch.microbatches)
-    return training_flops(case.config().model, lengths=lengths.tolist(), targets=targets, vocabulary_size=VOCABULARY)
-
-
-def _print_speed(case: Case, lengths: LongArray, options: argparse.Namespace) -> None:
-    """Time steps of one case: the median of them, after three to warm."""
-    from scmf.model.device import local_device, peak_memory
-
-    batch = _batch(case, lengths, budget=options.budget)
-    seconds = sorted(_seconds_of_steps(case.config(), batch, steps=options.steps))[options.steps // 2]
-    tokens = sum(m.tokens for m in batch.microbatches)
-    # Against the peak of bf16 in every line, so that fp8's gain or loss shows as such.
-    share = utilisation(_flops(case, lengths, batch), seconds=seconds, peak=options.peak_tflops * 1e12)
-    print(
-        f"| {case.size} | {case.precision} | {case.way} | {len(lengths) / seconds:,.0f} | {tokens / seconds:,.0f} "
-        f"| {share:.1%} | {peak_memory(local_device()) / 1e9:.1f} GB |",
-        flush=True,
-    )
-
-
-def _seconds_of_steps(config: MainConfig, batch: StepBatch, *, steps: int) -> list[float]:
-    from scmf.model.transformer import VocabularyShape
-    from scmf.train.engine import Engine
-    from scmf.train.layout import lay_out
-    from scmf.train.world import join_world
-
-    with join_world() as world, lay_out(world, config.trainer.parallel) as layout:
-        precision = config.trainer.precision
-        engine = Engine(
-            config,
-            layout=layout,
-            vocabulary=VocabularyShape(size=VOCABULARY, seq_length=SEQ_LENGTH),
-            max_steps=100_000,
-            precision="fp32" if precision == "auto" else precision,
-        )
-        taken = []
-        for step in range(steps + 3):
-            begin = time.perf_counter()
-            engine.train_step(batch, step=step)
-            # The step reads its loss and norm, and the next one waits for the update: a step's time is whole.
-            taken.append(time.perf_counter() - begin)
-        return taken[3:]
-
-
-def _losses(steps: int, kind: str) -> list[float]:
-    """Losses of a small model in fp32 on this process's device."""
-    from scmf.model.transformer import VocabularyShape
-    from scmf.train.engine import Engine
-    from scmf.train.layout import lay_out
-    from scmf.train.world import join_world
-
-    config = Case("10m", "fp32", "packed").config(*SMALL, *NO_DROPOUT, *KINDS[kind], "trainer.schedule.warmup_steps=0")
-    lengths = read_lengths(None, seq_length=256, cells=8)
-    batch = step_of(lengths, packed(lengths, budget=1024), vocabulary=VOCABULARY, seq_length=256)
-    with join_world() as world, lay_out(world, config.trainer.parallel) as layout:
-        shape = VocabularyShape(size=VOCABULARY, seq_length=256)
-        engine = Engine(config, layout=layout, vocabulary=shape, max_steps=1000, precision="fp32")
-        return [engine.train_step(batch, step=step).loss.mean for step in range(steps)]
-
-
-def _print_parity(steps: int = 20) -> None:
+def _right(asker: Asker, *, rehearse: bool) -> Iterator[Check]:
+    """Checks of numbers. A CPU has no fp8, and one attention."""
+    yield Check("machine", "machine", partial(_machine, asker))
     for kind in KINDS:
-        cpu, gpu = (_losses_elsewhere(steps, visible, "--kind", kind) for visible in ("", None))
-        apart = [abs(a - b) for a, b in zip(cpu, gpu, strict=True)]
-        print(
-            f"parity: {kind}: largest loss difference CPU to GPU {max(apart[:5]):.1e} over 5 steps, "
-            f"{max(apart):.1e} over {steps}"
-        )
-        print(f"        loss {gpu[0]:.3f} -> {gpu[-1]:.3f}")
+        exact = functools.cache(partial(asker.ask, "losses", on_cpu=True, kind=kind, precision="fp32", steps=_STEPS))
+        for precision in NEAR:
+            if precision != "fp8" or not (rehearse or kind == "fsdp"):
+                action = partial(_parity, asker, exact, kind, precision)
+                yield Check("parity", f"losses, {kind}, {precision}", action)
+    for kind in ("encoder", "decoder"):
+        yield Check("apart", f"cells apart, {kind}", partial(_apart, asker, kind))
+    for kind in ("encoder", "fsdp"):
+        yield Check("resume", f"resume, {kind}", partial(_resume, asker, kind))
+    yield Check("waits", "waits", partial(_waits, asker))
+    if not rehearse:
+        yield Check("attention", "attention", partial(_attention, asker))
 
 
-def _losses_elsewhere(steps: int, visible: str | None, *more: str) -> list[float]:
-    """`_losses` in a process of its own, with or without GPUs."""
-    environment = dict(os.environ) if visible is None else {**os.environ, "CUDA_VISIBLE_DEVICES": visible}
-    command = [sys.executable, __file__, "--losses", str(steps), *more]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    if result.returncode != 0:
-        sys.exit(f"the run {'on the GPU' if visible is None else 'on the CPU'} failed:\n{result.stderr}")
-    losses: list[float] = json.loads(result.stdout.splitlines()[-1])
-    return losses
+def _timed(asker: Asker, options: argparse.Namespace, lengths: LongArray) -> Iterator[Check]:
+    words = {
+        "lengths": None if options.lengths is None else str(options.lengths),
+        "cells": len(lengths),
+        "budget": options.budget,
+        "steps": options.steps,
+    }
+    for case in _cases(options):
+        if not (options.rehearse and case.precision == "fp8"):
+            name = f"{case.size} {case.precision} {case.way}"
+            yield Check("speed", name, partial(_speed, asker, case, words, options.peak_tflops))
 
 
-def _print_attention() -> None:
+def _machine(asker: Asker) -> str:
+    found = asker.ask("facts")
+    devices = ", ".join(device["name"] for device in found["devices"]) or "no GPU"
+    packages = ", ".join(f"{name} {version}" for name, version in found["packages"].items() if version)
+    compiles = "kernels can be compiled" if found["can_compile"] else "no kernel can be compiled"
+    return f"{devices}; CUDA {found['cuda']}, NCCL {found['nccl']}; {packages}; {compiles}"
+
+
+def _parity(asker: Asker, exact: Callable[[], list[float]], kind: str, precision: str) -> str:
+    """Losses of a small model in a precision beside those of the CPU in fp32."""
+    found = asker.ask("losses", precision=precision, kind=kind, steps=_STEPS)
+    differences = [abs(a - b) for a, b in zip(exact(), found, strict=True)]
+    early, late = max(differences[:5]), max(differences)
+    said = f"{early:.1e} nats from the CPU over 5 steps, {late:.1e} over {_STEPS}; {found[0]:.3f} -> {found[-1]:.3f}"
+    if not all(difference < NEAR[precision] for difference in differences[:5]):  # max() may pass over a NaN
+        raise CheckFailedError(f"{said}; {NEAR[precision]:g} over 5 steps would be rounding")
+    return said
+
+
+def _apart(asker: Asker, kind: str) -> str:
+    found = asker.ask("apart", kind=kind, precision="bf16")
+    if found["others"] or not found["own"]:
+        raise CheckFailedError(f"a token changed {found['own']} outputs of its cell and {found['others']} of others")
+    return f"a token changes {found['own']} outputs of its own cell and no bit of another's"
+
+
+def _resume(asker: Asker, kind: str) -> str:
+    found = asker.ask("resumed", kind=kind, precision="bf16")
+    difference = max(abs(a - b) for a, b in zip(found["whole"], found["resumed"], strict=True))
+    if not difference < NEAR["fp32"]:
+        raise CheckFailedError(f"losses {found['whole']} without a cut, {found['resumed']} after one")
+    return "equal to the last bit" if difference == 0 else f"losses {difference:.1e} apart"
+
+
+def _waits(asker: Asker) -> str:
+    found = asker.ask("waits", precision="bf16")
+    if sum(found.values()) > 1:
+        raise CheckFailedError(f"the host waits in more places of a step than one: {found}")
+    return f"the host waits in {found or 'no place that torch reports'}"
+
+
+def _attention(asker: Asker) -> str:
     """What Transformer Engine says that it took, with the recipe's dropout."""
-    environment = {**os.environ, "NVTE_DEBUG": "1", "NVTE_DEBUG_LEVEL": "2"}
-    command = [sys.executable, __file__, "--time-only", "--sizes", "10m", "--cells", "32", "--steps", "1"]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
-    print("\nattention:", chosen_attention(result.stdout + result.stderr))
+    debug = {"NVTE_DEBUG": "1", "NVTE_DEBUG_LEVEL": "2"}
+    words: dict[str, Any] = {
+        "case": ("10m", "bf16", "packed"),
+        "lengths": None,
+        "cells": 32,
+        "budget": 16_384,
+        "steps": 1,
+    }
+    done = asker.run("speed", environment=debug, **words)
+    return chosen_attention(done.stdout + done.stderr)
 
 
 def chosen_attention(log: str) -> str:
@@ -207,18 +241,42 @@ def chosen_attention(log: str) -> str:
     return ", ".join(found) or "not said in the log; run with NVTE_DEBUG=1 NVTE_DEBUG_LEVEL=2 and look"
 
 
+def _speed(asker: Asker, case: Case, words: dict[str, Any], peak_tflops: float) -> str:
+    """A row of the table. Against the peak of bf16 in every line, so that fp8's gain or loss shows as such."""
+    found = asker.ask("speed", case=(case.size, case.precision, case.way), **words)
+    seconds, cells = found["seconds"], words["cells"]
+    share = utilisation(found["flops"], seconds=seconds, peak=peak_tflops * 1e12)
+    return (
+        f"| {case.size} | {case.precision} | {case.way} | {cells / seconds:,.1f} | {found['tokens'] / seconds:,.0f} "
+        f"| {share:.1%} | {found['bytes'] / 1e9:.1f} GB |"
+    )
+
+
+def _plan(case: Case, lengths: LongArray) -> str:
+    """What a case would compute."""
+    batch = case.batch(lengths, budget=case.config().data.microbatch_tokens or 0)
+    positions = sum(len(m.input_ids) for m in batch.microbatches)
+    tokens = sum(m.tokens for m in batch.microbatches)
+    return (
+        f"{case.size} {case.precision} {case.way}: {len(lengths)} cells, {tokens:,} tokens in "
+        f"{len(batch.microbatches)} microbatches, {tokens / positions:.0%} filled; "
+        f"{case.flops(lengths, batch) / len(lengths) / 1e12:.3f} TFLOP a cell"
+    )
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", nargs="+", choices=sorted(SIZES), default=sorted(SIZES), help="default: both")
+    groups = ("machine", "parity", "apart", "resume", "waits", "attention", "speed")
+    parser.add_argument("--only", choices=groups, help="one kind of check (default: all)")
+    parser.add_argument("--sizes", nargs="+", choices=sorted(SIZES), default=["10m", "106m"], help="default: both")
     parser.add_argument("--lengths", type=Path, help="tokens of each cell, .npy or text (default: log-normal)")
     parser.add_argument("--cells", type=int, default=256, help="cells a step (default: 256)")
     parser.add_argument("--budget", type=int, default=65_536, help="positions of a microbatch (default: 65,536)")
-    parser.add_argument("--steps", type=int, default=20, help="timed steps (default: 20)")
+    parser.add_argument("--steps", type=int, default=10, help="timed steps (default: 10)")
+    parser.add_argument("--limit", type=float, default=180.0, help="seconds that one process may take (default: 180)")
     parser.add_argument("--peak-tflops", type=float, default=989.0, help="dense bf16 peak (default: 989, an H200's)")
-    parser.add_argument("--plan", action="store_true", help="print what would run; needs no GPU")
-    parser.add_argument("--losses", type=int, default=0, help=argparse.SUPPRESS)
-    parser.add_argument("--kind", choices=sorted(KINDS), default="encoder", help=argparse.SUPPRESS)
-    parser.add_argument("--time-only", action="store_true", help="neither parity nor the choice of attention")
+    parser.add_argument("--plan", action="store_true", help="print what would be timed; needs no GPU")
+    parser.add_argument("--rehearse", action="store_true", help="run every check on the CPU; its numbers are no GPU's")
     return parser
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import runpy
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -87,8 +89,43 @@ def test_the_benchmark_of_training_times_packed_and_padded_side_by_side():
     assert 0.0 <= share < 50.0  # a measurement, not a bound: one layer of two cells
 
 
-@pytest.mark.parametrize("kind", ["encoder", "decoder"])
-def test_the_gpu_script_compares_both_kinds_of_models(gpu_script, kind):
-    config = gpu_script["Case"]("10m", "fp32", "packed").config(*gpu_script["SMALL"], *gpu_script["KINDS"][kind])
-    assert config.model.kind == kind
-    assert config.model.positions == {"encoder": "learned", "decoder": "rotary"}[kind]
+@pytest.mark.parametrize(
+    ("kind", "positions"),
+    [("encoder", "learned"), ("post-norm", "learned"), ("decoder", "rotary"), ("fsdp", "learned")],
+)
+def test_the_gpu_script_compares_models_of_every_kind(gpu_script, kind, positions):
+    assert kind in gpu_script["KINDS"]
+    config = sys.modules["gpu_cases"].small_case(kind, "bf16")
+    assert (config.model.positions, config.trainer.precision) == (positions, "bf16")
+    assert (config.model.norm == "post", config.trainer.parallel.fsdp) == (kind == "post-norm", kind == "fsdp")
+
+
+def test_a_check_of_the_gpu_script_that_fails_is_told_and_the_next_one_begins(gpu_script, capsys):
+    def broken():
+        raise gpu_script["CheckFailedError"]("no answer after 3 s")
+
+    checks = [
+        gpu_script["Check"]("speed", "first", broken),
+        gpu_script["Check"]("speed", "second", lambda: "| a row |"),
+    ]
+    assert gpu_script["run_all"](checks) == ["first"]
+    said = capsys.readouterr().out
+    assert "FAILED  first: no answer after 3 s" in said
+    assert "| a row |" in said
+    assert "1 of 2 ok; failed: first" in said
+
+
+@pytest.mark.parametrize("wrong", [0.0, 1e-3, float("nan")])
+def test_the_gpu_script_takes_only_rounding_for_rounding(gpu_script, wrong):
+    asker = SimpleNamespace(ask=lambda *_, **__: [10.0, 9.0, 8.0 + wrong, 7.0])
+    parity = partial(gpu_script["_parity"], asker, lambda: [10.0, 9.0, 8.0, 7.0], "encoder", "fp32")
+    if wrong == 0.0:
+        assert "10.000 -> 7.000" in parity()
+    else:
+        with pytest.raises(gpu_script["CheckFailedError"], match="would be rounding"):
+            parity()
+
+
+def test_a_section_of_the_gpu_script_that_does_not_end_is_given_up(gpu_script):
+    with pytest.raises(gpu_script["CheckFailedError"], match=r"no answer after 0\.01 s"):
+        gpu_script["Asker"](0.01, on_cpu=True).ask("facts")
