@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import subprocess
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -282,6 +283,21 @@ def test_a_pipe_and_a_link_that_leads_nowhere_or_in_circles_are_refused_and_not_
     assert [f.number for f in found] == ["D001"] * 3
     assert [f.what.partition(",")[0] for f in found] == ["a pipe or device", "a link to gone.h5ad", "a link to circle"]
     assert sort_of(paths[:1], as_text=False) == "cells"
+    with pytest.raises(InputError, match="a link to gone"):
+        sort_of(paths[1:2], as_text=False)
+
+
+@pytest.mark.parametrize(
+    ("address", "fix"),
+    [
+        ("https://x.org/a b.h5ad", "download it, and name what has come: curl -LO 'https://x.org/a b.h5ad'"),
+        ("s3://bucket/a.h5ad", "download it, and name what has come"),
+        ("a.h5ad", "Check the path for a typing error."),
+    ],
+)
+def test_an_address_is_told_from_a_file_that_is_missing(address, fix):
+    (finding,) = found_in(Path(address))
+    assert (finding.number, finding.mend) == ("D001", fix)
 
 
 @pytest.mark.parametrize("cells_in", ["rows", "columns"])

@@ -223,7 +223,7 @@ FINDINGS: Final[dict[str, Kind]] = {
     "D041": Kind(
         "warning",
         "Counts reach the limit up to which the file's number type keeps integers exactly.",
-        "Write the file from its origin in a wider type, such as float32 or int32.",
+        "Write the file from its origin in a wider type, such as int32 or float64.",
     ),
     "D042": Kind(
         "warning",

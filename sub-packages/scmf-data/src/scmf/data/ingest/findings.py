@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from scmf.core.errors import InputError, ScmfError, legible
+from scmf.core.near_path import correction
 from scmf.data.ingest.finding_table import FINDINGS, Kind, Severity
 
-__all__ = ["FINDINGS", "Finding", "Kind", "Offender", "Severity", "SourcesError", "finding_of", "refuse"]
+__all__ = ["FINDINGS", "Finding", "Kind", "Offender", "Severity", "SourcesError", "finding_of", "missing", "refuse"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +112,19 @@ class SourcesError(InputError):
 
     def __reduce__(self) -> tuple[type[SourcesError], tuple[Sequence[Finding]]]:
         return type(self), (self.findings,)
+
+
+def missing(path: Path) -> InputError:
+    """The refusal of a path that is not there, by what it is instead: a dead link, an address, or a typing error."""
+    if path.is_symlink():
+        what, fix = f"a link to {path.readlink()}, where there is nothing", "bring back the file, or name its new place"
+    elif (address := re.match(r"^(\w+):/+(.+)", str(path))) is not None:
+        scheme, rest = address.groups()
+        get = f": curl -LO {shlex.quote(f'{scheme}://{rest}')}" if scheme in {"http", "https", "ftp"} else ""
+        what, fix = "an address, and sources are files and folders", f"download it, and name what has come{get}"
+    else:
+        what, fix = "there is no such file", correction(path)
+    return refuse("D001", what, where=str(path), fix=fix)
 
 
 def refuse(number: str, what: str, *, where: str, fix: str | None = None) -> InputError:

@@ -7,7 +7,7 @@ from typing import Final
 
 import h5py
 
-from scmf.data.ingest.findings import refuse
+from scmf.data.ingest.findings import missing, refuse
 from scmf.data.ingest.source import Source, first_line
 
 SIGNATURE: Final = b"\x89HDF\r\n\x1a\n"
@@ -28,7 +28,7 @@ class Hdf5Source(Source):
 def open_hdf5(path: Path) -> h5py.File:
     """Open for reading; InputError D001 for no HDF5, D016 for a damaged one."""
     if not path.exists():
-        raise refuse("D001", "there is no such file", where=str(path))
+        raise missing(path)
     if path.is_dir():
         raise refuse("D001", "this is a folder, not an HDF5 file", where=str(path))
     try:

@@ -13,9 +13,8 @@ from typing import Final
 
 import h5py
 
-from scmf.core.near_path import correction
 from scmf.core.text import counted
-from scmf.data.ingest.findings import FINDINGS, refuse
+from scmf.data.ingest.findings import FINDINGS, missing, refuse
 from scmf.data.ingest.folders import open_folder
 from scmf.data.ingest.h5ad import H5adFile
 from scmf.data.ingest.hdf5 import SIGNATURE, open_hdf5
@@ -87,7 +86,7 @@ def open_source(path: Path, wishes: ReadWishes | None = None) -> Source:
     """
     path, wishes = Path(path), wishes or ReadWishes()
     if not path.exists():
-        raise _nothing_at(path)
+        raise missing(path)
     if path.is_dir():
         return open_folder(path, wishes)
     if not path.is_file():
@@ -102,13 +101,6 @@ def open_source(path: Path, wishes: ReadWishes | None = None) -> Source:
     if head.startswith(b"PK"):
         return _open_zip(path)
     return _open_text(path, wishes, packed=head.startswith(b"\x1f\x8b"))
-
-
-def _nothing_at(path: Path) -> Exception:
-    if not path.is_symlink():
-        return refuse("D001", "there is no such file", where=str(path), fix=correction(path))
-    what = f"a link to {path.readlink()}, where there is nothing"
-    return refuse("D001", what, where=str(path), fix="bring back the file, or name it where it is now")
 
 
 def _open_hdf5(path: Path) -> Source:

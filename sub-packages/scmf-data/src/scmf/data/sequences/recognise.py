@@ -14,8 +14,7 @@ from typing import Final, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from scmf.core.near_path import correction
-from scmf.data.ingest.findings import refuse
+from scmf.data.ingest.findings import missing, refuse
 from scmf.data.ingest.text_file import first_bytes, is_blank_table
 from scmf.data.sequences.token_table import is_token_table
 
@@ -38,7 +37,7 @@ def sort_of(sources: Sequence[Path], *, as_text: bool) -> Sort:
     """
     for path in sources:
         if not path.exists():
-            raise refuse("D001", "there is no such file", where=str(path), fix=correction(path))
+            raise missing(path)
     if as_text:
         folder = next((path for path in sources if path.is_dir()), None)
         if folder is not None:
