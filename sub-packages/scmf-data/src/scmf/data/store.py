@@ -128,14 +128,17 @@ class CellStore:
     @property
     def table(self) -> PartTable:
         """Where the values of cells lie: made once, and kept as long as the store."""
+        with self._making:
+            if self._table is None:
+                self._table = self._make_table()
+            return self._table
+
+    def _make_table(self) -> PartTable:
         from scmf.data.part_table import PartTable  # numba takes a second to import, and not everybody reads values
         from scmf.data.pread import PreadTable
 
-        with self._making:
-            if self._table is None:
-                kind = PreadTable if self.reading.mode == "pread" else PartTable
-                self._table = kind(self.parts, self.part_genes)
-            return self._table
+        kind = PreadTable if self.reading.mode == "pread" else PartTable
+        return kind(self.parts, self.part_genes)
 
     def locate(self, cell_ids: npt.ArrayLike) -> tuple[LongArray, LongArray]:
         """(n,) int64 part number and row inside the part of each cell; IndexError outside the store."""
