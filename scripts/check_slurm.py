@@ -65,7 +65,9 @@ def main() -> int:
     """Run every check; 0 where all of them went well."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--folder", type=Path, required=True, help="for runs and logs; on a file system of all nodes")
-    parser.add_argument("--own-cluster", action="store_true", help="start a cluster of two nodes on this machine")
+    parser.add_argument(
+        "--own-cluster", action="store_true", help="start a cluster of two nodes on this machine (as root)"
+    )
     options = parser.parse_args()
     folder = options.folder.resolve()
     if folder.exists():
