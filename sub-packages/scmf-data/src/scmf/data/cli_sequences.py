@@ -105,6 +105,7 @@ def _convert_text(options: argparse.Namespace, say: Callable[[str], None]) -> Se
 
 
 def _convert_tokens(options: argparse.Namespace, say: Callable[[str], None]) -> SequenceManifest:
+    from scmf.data.any_vocabulary import read_vocabulary
     from scmf.data.sequences.convert import SequenceWishes, convert_tokens
     from scmf.data.vocabulary import load_vocabulary
 
@@ -117,7 +118,8 @@ def _convert_tokens(options: argparse.Namespace, say: Callable[[str], None]) -> 
             "geneformer-v2, or the path of a vocabulary file",
         )
     wishes = SequenceWishes(overwrite=options.overwrite, skip_space_check=options.skip_space_check)
-    return convert_tokens(options.sources, options.dest, load_vocabulary(options.vocabulary), wishes, log=say)
+    load = read_vocabulary if Path(options.vocabulary).is_file() else load_vocabulary  # of characters too
+    return convert_tokens(options.sources, options.dest, load(options.vocabulary), wishes, log=say)
 
 
 def _refuse_flags(
