@@ -102,6 +102,28 @@ def test_a_word_in_the_place_of_a_missing_flag_is_given_the_flag(words, fix):
     assert "required: --config" in caught.value.what
 
 
+@pytest.mark.parametrize(
+    ("words", "says", "fix"),
+    [
+        (["--n", "ten"], "argument --n: 'ten' is no whole number", "--n N: how many"),
+        (["--n"], "argument --n: expected one argument", "--n N: how many"),
+        (["--share", "1,5"], "argument -s/--share: '1,5' is no number", "--share S: of all"),
+        (["--pair", "a"], "argument --pair: expected 2 arguments", "--pair A B: two of them"),
+        (["--n", "1", "--no-n"], "argument --no-n: not allowed with argument --n", "scmf-x --help"),
+    ],
+)
+def test_a_value_that_a_flag_does_not_take_is_answered_with_what_it_takes(words, says, fix):
+    one = Parser(prog="scmf-x")
+    either = one.add_mutually_exclusive_group()
+    either.add_argument("--n", type=int, metavar="N", help="how many")
+    either.add_argument("--no-n", action="store_true", help="none")
+    one.add_argument("-s", "--share", type=float, metavar="S", help="of all")
+    one.add_argument("--pair", nargs=2, metavar=("A", "B"), help="two of them")
+    with pytest.raises(ConfigError) as caught:
+        one.parse_args(words)
+    assert (caught.value.what, caught.value.fix) == (says, fix)
+
+
 def test_flags_between_positional_words_are_all_in_the_command_that_was_meant():
     train = Parser(prog="scmf-x")
     train.add_argument("--config", required=True)

@@ -69,7 +69,8 @@ class Parser(argparse.ArgumentParser):
         swaps = _misspelt_flags(parser) or _misspelt_choice(message)
         message = brief(message)
         if not swaps:
-            raise ConfigError(message, where="command line", fix=_with_flag(parser, message) or f"{parser.prog} --help")
+            fix = _with_flag(parser, message) or _value_of_flag(parser, message) or f"{parser.prog} --help"
+            raise ConfigError(_in_words(message), where="command line", fix=fix)
         meant = "; ".join(f"{wrong}: did you mean {right}?" for wrong, right in swaps.items())
         words = shlex.join([*self.prog.split(), *(_swap(w, swaps) for w in self.words or ())])
         raise ConfigError(f"{message}; {meant}", where="command line", fix=words)
@@ -90,6 +91,14 @@ class Parser(argparse.ArgumentParser):
     def options(self) -> list[str]:
         """The long flags that this parser knows."""
         return [flag for action in self._actions for flag in action.option_strings if flag.startswith("--")]
+
+    def help_of(self, flag: str) -> str | None:
+        """A flag with what it takes and what that means; None where it takes nothing that has a name."""
+        action = next((a for a in self._actions if flag in a.option_strings), None)
+        if action is None or action.metavar is None:
+            return None
+        names = action.metavar if isinstance(action.metavar, str) else " ".join(action.metavar)
+        return f"{flag} {names}: {action.help}"
 
     def takes_words(self) -> bool:
         """Whether it asks for a word without a flag."""
@@ -116,6 +125,19 @@ def _with_flag(parser: Parser, message: str) -> str | None:
     if missing is None or not words or words[0].startswith("-") or "=" in words[0] or parser.takes_words():
         return None
     return shlex.join([*parser.prog.split(), missing[1], *words])
+
+
+def _value_of_flag(parser: Parser, message: str) -> str | None:
+    """What a flag takes, from its help; None where no flag's value is at fault."""
+    flag = re.match(r"argument (?:-\w/)?(--[\w-]+).*: (?:expected|invalid)", message)
+    return parser.help_of(flag[1]) if flag else None
+
+
+def _in_words(message: str) -> str:
+    """The complaint of argparse without Python's names of types."""
+    for kind, words in (("int", "whole number"), ("float", "number")):
+        message = re.sub(rf"invalid {kind} value: ('.*')", rf"\1 is no {words}", message)
+    return message
 
 
 def _misspelt_flags(parser: Parser) -> dict[str, str]:
