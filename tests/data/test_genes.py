@@ -70,6 +70,8 @@ CASES = [
     ("CH507-42P11.5", "", "not-found"),
     ("ERCC-00002", "", "not-found"),
     ("NKX2-1", "ENSG00000136352", "exact"),
+    ("HLA.DRB1", "ENSG00000196126", "dots"),
+    ("MT.CO1", "ENSG00000198804", "dots"),
 ]
 
 
@@ -84,6 +86,7 @@ def test_a_human_name_leads_to_its_gene_and_says_how(human, name, gene, how):
     [
         ("Trp53", "Trp53", "exact"),
         ("mt-Nd1", "mt-Nd1", "exact"),
+        ("mt.Nd1", "mt-Nd1", "dots"),
         ("TRP53", "Trp53", "case"),
         ("Sept2", "Septin2", "alias"),
         ("Marc2", "Mtarc2", "alias"),
