@@ -16,7 +16,7 @@ import pytest
 
 from scmf.core.errors import MachineError
 from scmf.train.launch import PORTS, free_port, under_launcher
-from scmf.train.world import read_environment
+from scmf.train.world import lost_contact, read_environment
 from support.command import command, curve, environment, last_step, run, succeed, three_lines
 from support.real import real_config, write_config
 from support.warm import warm_programs
@@ -276,6 +276,21 @@ def test_a_signal_before_the_first_step_ends_a_run_so_that_it_is_put_back(config
     assert result.stderr == (
         "SIGUSR1 outside of the training steps: nothing to save, exit code 75; --resume auto goes on\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (
+            "[gloo/transport/tcp/pair.cc:537] Read error [10.77.0.2]:60115: Connection timed out.",
+            "Connection timed out",
+        ),
+        ("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:2147", "Connection closed by peer"),
+        ("size mismatch, got input (96), mat (96x64), vec (32)", None),
+    ],
+)
+def test_a_collective_that_fails_because_a_process_or_a_node_is_gone_is_told_from_other_errors(said, words):
+    assert lost_contact(RuntimeError(said)) == words
 
 
 def test_a_rank_that_fails_stops_the_others_and_says_why(config, tmp_path):

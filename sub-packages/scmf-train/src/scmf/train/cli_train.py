@@ -210,10 +210,11 @@ def _run_rank(config: MainConfig, options: argparse.Namespace) -> int:
                 raise
             raise type(error)(error.what, where=f"{error.where} (rank {world.rank})", fix=error.fix) from error
         except RuntimeError as error:
-            if not lost_contact(error):
+            words = lost_contact(error)
+            if words is None:
                 raise
-            # The rank that failed tells the user what happened; this one only stops.
-            sys.stderr.write(f"rank {world.rank} stops: another rank is gone\n")
+            # A rank that has failed tells the user what happened; this one only stops.
+            sys.stderr.write(f"rank {world.rank} stops: another rank is gone ({words.lower()})\n")
             sys.stderr.flush()
             os._exit(1)  # leaving in order would wait for the ranks that are gone
 

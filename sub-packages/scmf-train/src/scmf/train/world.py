@@ -33,6 +33,11 @@ MEETING = timedelta(minutes=10)
 """For all ranks to have come: what torchrun gives its agents. One that fails before it is there is not heard of."""
 LONGEST = timedelta(days=8)
 """For collectives that may wait for ever; NCCL and gloo need a number."""
+_GONE = (
+    *("Connection closed by peer", "Connection reset by peer", "Broken pipe"),  # its process has ended
+    *("Connection timed out", "No route to host", "Network is unreachable"),  # its node, or the way there, is down
+    *("NCCL Error 6", "remote process exited"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +138,9 @@ def _meeting_place(timeout: timedelta) -> Store:
     return PrefixStore(f"start-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
 
 
-def lost_contact(error: RuntimeError) -> bool:
-    """Whether a collective has failed because another rank is gone, by the words of gloo and NCCL."""
-    words = ("Connection closed by peer", "Connection reset by peer", "NCCL Error 6", "remote process exited")
-    return any(word in str(error) for word in words)
+def lost_contact(error: RuntimeError) -> str | None:
+    """The words of gloo, NCCL or the system, where a collective has failed because another rank is gone."""
+    return next((words for words in _GONE if words in str(error)), None)
 
 
 def _threads(world: World) -> int:
