@@ -61,8 +61,14 @@ def release_memory(device: torch.device) -> None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation has failed, on a GPU or on the host, where torch raises a plain RuntimeError."""
-    # oneDNN says no more of it than that it could not make its kernel.
-    words = ("can't allocate memory", "not enough memory", "out of memory", "could not create a primitive")
+    # oneDNN says no more of it than that it could not make its kernel; cuBLAS and cuDNN name a status.
+    words = (
+        "can't allocate memory",
+        "not enough memory",
+        "out of memory",
+        "could not create a primitive",
+        "ALLOC_FAILED",
+    )
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
         isinstance(error, RuntimeError) and any(word in str(error) for word in words)
     )
