@@ -137,6 +137,28 @@ def test_threads_that_begin_together_open_each_file_once(demo_store, monkeypatch
 
 
 @pytest.mark.parametrize("mode", ["mmap", "pread"])
+def test_what_has_been_read_once_takes_no_lock(demo_store, mode):
+    """A worker that is forked while another thread of its parent holds a lock would wait for it for ever."""
+
+    class Held:
+        def __enter__(self):
+            raise AssertionError("a lock is taken")
+
+        def __exit__(self, *_):
+            """Never entered."""
+
+    store = CellStore.open(demo_store.path, read=mode)
+    store.fetch(IDS)
+    store._making = Held()
+    if mode == "pread":
+        store.table._opening = Held()
+    for part in store.parts:
+        part._lock = Held()
+    ask_for_cells(store, IDS)
+    assert np.array_equal(store.fetch(IDS).counts, demo_store.fetch(IDS).counts)
+
+
+@pytest.mark.parametrize("mode", ["mmap", "pread"])
 def test_hints_are_given_either_way_and_change_nothing(demo_store, mode):
     store = CellStore.open(demo_store.path, read=mode)
     expect_random_access(store)

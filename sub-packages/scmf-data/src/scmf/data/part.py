@@ -66,6 +66,8 @@ class Part:
 
     def array(self, name: str) -> Array:
         """Map `data`, `indices` or `indptr`; the same mapping every time, for its address is known to others."""
+        if name in self._mapped:  # without the lock: a process that is forked while it is held would never get it
+            return self._mapped[name]
         with self._lock:
             if name not in self._mapped:
                 self._mapped[name] = self._map(name)

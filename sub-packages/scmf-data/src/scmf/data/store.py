@@ -128,6 +128,8 @@ class CellStore:
     @property
     def table(self) -> PartTable:
         """Where the values of cells lie: made once, and kept as long as the store."""
+        if self._table is not None:  # without the lock: a process that is forked while it is held would never get it
+            return self._table
         with self._making:
             if self._table is None:
                 self._table = self._make_table()
