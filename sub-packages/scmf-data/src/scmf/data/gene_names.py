@@ -116,11 +116,6 @@ class GeneMapping:
         """Names that have an id."""
         return sum(bool(match.id) for match in self.matches)
 
-    @property
-    def collapsed(self) -> int:
-        """Names whose id an earlier name has as well."""
-        return self.kept - len({match.id for match in self.matches} - {""})
-
     def __str__(self) -> str:
         share = self.kept / max(1, len(self.given))
         ways = ", ".join(f"{how} {n:,}" for how, n in self.counts.items())

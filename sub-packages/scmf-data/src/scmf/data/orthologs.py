@@ -63,11 +63,6 @@ class Orthologs:
         """Human id of each mouse id that has exactly one partner."""
         return {pair.mouse: pair.human for pair in self.pairs if pair.one_to_one}
 
-    @cached_property
-    def paired(self) -> frozenset[str]:
-        """Mouse ids with any human partner."""
-        return frozenset(pair.mouse for pair in self.pairs)
-
     def to_human(self, mouse_ids: Sequence[str]) -> tuple[str, ...]:
         """(n,) human id of each mouse id; "" where it has no partner, or is not one of a one-to-one pair."""
         return tuple(self.one_to_one.get(gene, "") for gene in mouse_ids)
