@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from importlib.metadata import version
 
 import pytest
@@ -102,12 +103,19 @@ def test_a_word_in_the_place_of_a_missing_flag_is_given_the_flag(words, fix):
     assert "required: --config" in caught.value.what
 
 
+def even(text):
+    if int(text) % 2:
+        raise argparse.ArgumentTypeError(f"{text} is odd")
+    return int(text)
+
+
 @pytest.mark.parametrize(
     ("words", "says", "fix"),
     [
         (["--n", "ten"], "argument --n: 'ten' is no whole number", "--n N: how many"),
         (["--n"], "argument --n: expected one argument", "--n N: how many"),
         (["--share", "1,5"], "argument -s/--share: '1,5' is no number", "--share S: of all"),
+        (["--even", "3"], "argument --even: 3 is odd", "--even E: 0, 2, ..."),
         (["--pair", "a"], "argument --pair: expected 2 arguments", "--pair A B: two of them"),
         (["--n", "1", "--no-n"], "argument --no-n: not allowed with argument --n", "scmf-x --help"),
     ],
@@ -118,6 +126,7 @@ def test_a_value_that_a_flag_does_not_take_is_answered_with_what_it_takes(words,
     either.add_argument("--n", type=int, metavar="N", help="how many")
     either.add_argument("--no-n", action="store_true", help="none")
     one.add_argument("-s", "--share", type=float, metavar="S", help="of all")
+    one.add_argument("--even", type=even, metavar="E", help="0, 2, ...")
     one.add_argument("--pair", nargs=2, metavar=("A", "B"), help="two of them")
     with pytest.raises(ConfigError) as caught:
         one.parse_args(words)

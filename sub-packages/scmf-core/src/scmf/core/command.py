@@ -129,7 +129,7 @@ def _with_flag(parser: Parser, message: str) -> str | None:
 
 def _value_of_flag(parser: Parser, message: str) -> str | None:
     """What a flag takes, from its help; None where no flag's value is at fault."""
-    flag = re.match(r"argument (?:-\w/)?(--[\w-]+).*: (?:expected|invalid)", message)
+    flag = re.match(r"argument (?:-\w/)?(--[\w-]+)[^:]*: (?!not allowed)", message)
     return parser.help_of(flag[1]) if flag else None
 
 
