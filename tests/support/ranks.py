@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import traceback
 from collections.abc import Callable
+from multiprocessing import forkserver
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from scmf.train.launch import free_port
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
-    # torch._dynamo is what the first optimizer of a process imports.
-    ["scmf.train.run", "torch._dynamo", "torch.distributed.checkpoint.state_dict_saver", "anndata", "zarr"]
-)
+_CONTEXT.set_forkserver_preload(["support.imported"])
 TIMEOUT_SECONDS = 240
 
 
@@ -33,6 +34,7 @@ def run_ranks(function: Callable[..., Any], ranks: int, *args: Any) -> list[Any]
     Returns:
         The results in rank order.
     """
+    _start_server()
     port = free_port()
     pipes = [_CONTEXT.Pipe(duplex=False) for _ in range(ranks)]
     processes = [
@@ -49,6 +51,14 @@ def run_ranks(function: Callable[..., Any], ranks: int, *args: Any) -> list[Any]
             process.join(timeout=10)
             if process.is_alive():
                 process.kill()
+
+
+@functools.cache
+def _start_server() -> None:
+    """Start the server; it imports before it knows this process's sys.path, so tests/ is named to it."""
+    folders = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    with mock.patch.dict(os.environ, PYTHONPATH=os.pathsep.join(folders)):
+        forkserver.ensure_running()
 
 
 def _receive(pipe: Any, rank: int) -> Any:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import array
 import atexit
 import functools
-import gc
+import importlib
 import importlib.metadata
 import json
 import os
@@ -30,22 +30,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
-from numba.core.registry import cpu_target
-
-_IMPORTED = (
-    "scmf.train.run",
-    "scmf.train.dry_run",
-    "scmf.data.ingest.convert",
-    "scmf.data.medians",
-    "scmf.eval.perplexity",
-    "scmf.eval.text",
-    "anndata",
-    "zarr",
-    # What torch's optimizers, numba's first call and pandas' first table import when they are used.
-    "torch._dynamo",
-    "scipy.linalg",
-    "pyarrow.dataset",
-)
 _START_SECONDS = 240
 _CLIENT = """\
 #!{python} -SE
@@ -110,12 +94,7 @@ def _wait_for(address: Path, server: subprocess.Popen[bytes]) -> None:
 
 
 def _serve(address: str) -> NoReturn:
-    for module in _IMPORTED:
-        importlib.import_module(module)
-    cpu_target.target_context.refresh()  # numba's own tables, half a second of every process that calls a kernel
-    cpu_target.typing_context.refresh()
-    gc.collect()
-    gc.freeze()  # else every fork copies what its collector looks at
+    importlib.import_module("support.imported")
     if threading.active_count() > 1:
         raise RuntimeError(f"imports have started threads, which a fork would lose: {threading.enumerate()}")
     line = socket.socket(socket.AF_UNIX)
