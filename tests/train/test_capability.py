@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from scmf.core.errors import MachineError
+from scmf.model.device import cuda_version
 from scmf.train.capability import Machine, refuse_precision, this_machine
 
 CPU = Machine(capability=None, transformer_engine=False)
-A100, H200, B200 = (Machine(capability=c, transformer_engine=True) for c in ((8, 0), (9, 0), (10, 0)))
+A100, H200, B200 = (Machine(capability=c, transformer_engine=True, cuda=(13, 0)) for c in ((8, 0), (9, 0), (10, 0)))
 
 
 @pytest.mark.parametrize(
@@ -18,6 +19,12 @@ A100, H200, B200 = (Machine(capability=c, transformer_engine=True) for c in ((8,
         pytest.param("fp8", "current", CPU, "Transformer Engine on a GPU", "bf16", id="no GPU"),
         pytest.param("fp8", "current", A100, "8.9 for trainer.fp8.recipe=current, and", "bf16", id="old"),
         pytest.param("fp8", "mxfp8", H200, "10.0 for trainer.fp8.recipe=mxfp8", "recipe=current", id="mxfp8 on Hopper"),
+        pytest.param(
+            "fp8", "mxfp8", Machine((12, 0), True), "below compute capability 12.0", "recipe=current", id="new"
+        ),
+        pytest.param(
+            "fp8", "block", Machine((9, 0), True, (12, 8)), "CUDA 12.9", "recipe=current", id="block, old CUDA"
+        ),
         pytest.param("bf16", "current", Machine((7, 0), True), "8.0, and this one has 7.0", "fp16", id="bf16 on Volta"),
     ],
 )
@@ -42,3 +49,9 @@ def test_every_recipe_has_its_chip(recipe, machine):
 
 def test_this_machine_is_looked_at():
     assert this_machine(torch.device("cpu")).capability is None
+
+
+@pytest.mark.parametrize(("said", "version"), [(None, None), ("12.9", (12, 9)), ("13.0", (13, 0))])
+def test_the_cuda_of_torch_is_read_as_numbers(monkeypatch, said, version):
+    monkeypatch.setattr(torch.version, "cuda", said)
+    assert cuda_version() == version

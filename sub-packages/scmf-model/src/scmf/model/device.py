@@ -82,6 +82,14 @@ def compute_capability(device: torch.device) -> tuple[int, int] | None:
     return int(major), int(minor)
 
 
+def cuda_version() -> tuple[int, int] | None:
+    """CUDA that torch was built for, such as (12, 9); None for a build without it."""
+    if torch.version.cuda is None:
+        return None
+    major, minor = torch.version.cuda.split(".")[:2]
+    return int(major), int(minor)
+
+
 def device_name(device: torch.device) -> str:
     """The chip's name for the run's record."""
     return str(torch.cuda.get_device_name(device)) if device.type == "cuda" else "cpu"  # noqa: TID251

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from scmf.core.errors import MachineError
-from scmf.model.device import compute_capability, has_transformer_engine
+from scmf.model.device import compute_capability, cuda_version, has_transformer_engine
 from scmf.model.transformer_config import Fp8Recipe, Precision
 
 FP8_CAPABILITY: dict[Fp8Recipe, tuple[int, int]] = {
@@ -16,7 +16,11 @@ FP8_CAPABILITY: dict[Fp8Recipe, tuple[int, int]] = {
     "block": (9, 0),
     "mxfp8": (10, 0),
 }
-"""Least compute capability of each recipe. Source: Transformer Engine 2, `check_fp8_support` and its relatives."""
+"""Least compute capability of each recipe. Source: Transformer Engine 2.11, `check_fp8_support` and its relatives."""
+FP8_TOO_NEW: dict[Fp8Recipe, tuple[int, int]] = {"mxfp8": (12, 0)}
+"""Capability from which a recipe is not supported. Source: the same."""
+FP8_CUDA: dict[Fp8Recipe, tuple[int, int]] = {"block": (12, 9)}
+"""Least CUDA that torch has to be built for. Source: the same; every torch that scmf takes has what the others need."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +30,13 @@ class Machine:
     capability: tuple[int, int] | None
     """Of the GPU; None without one."""
     transformer_engine: bool
+    cuda: tuple[int, int] | None = None
+    """That torch was built for; None without it."""
 
 
 def this_machine(device: torch.device) -> Machine:
     """What there is for a rank on `device`."""
-    return Machine(compute_capability(device), has_transformer_engine())
+    return Machine(compute_capability(device), has_transformer_engine(), cuda_version())
 
 
 def refuse_precision(precision: Precision, recipe: Fp8Recipe, machine: Machine) -> None:
@@ -57,6 +63,13 @@ def refuse_precision(precision: Precision, recipe: Fp8Recipe, machine: Machine) 
         what = f"a GPU of compute capability {_dotted(least)} for trainer.fp8.recipe={recipe}, and this one has "
         other = "bf16" if machine.capability < FP8_CAPABILITY["current"] else "fp8 with trainer.fp8.recipe=current"
         raise _refusal("fp8", what + _dotted(machine.capability), other)
+    current = "fp8 with trainer.fp8.recipe=current"
+    if machine.capability >= FP8_TOO_NEW.get(recipe, (99, 0)):
+        below = f"a GPU below compute capability {_dotted(FP8_TOO_NEW[recipe])} for trainer.fp8.recipe={recipe}"
+        raise _refusal("fp8", f"{below}, and this one has {_dotted(machine.capability)}", current)
+    if machine.cuda is not None and machine.cuda < FP8_CUDA.get(recipe, (0, 0)):
+        what = f"a torch for CUDA {_dotted(FP8_CUDA[recipe])} for trainer.fp8.recipe={recipe}, and this one is for "
+        raise _refusal("fp8", what + _dotted(machine.cuda), current)
 
 
 def _refusal(precision: str, needs: str, instead: str) -> MachineError:
