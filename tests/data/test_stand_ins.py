@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from scmf.core.errors import StoreError
+from scmf.data.config import CellsConfig
 from scmf.data.masks import Corruption
 from scmf.data.stand_ins import StandIns
 from scmf.data.stream import CellStream, Replica
-from support.real import real_config
 from support.spoilt import LOST, spoil_open
 
 
@@ -19,7 +19,15 @@ def spoilt(demo_store, tmp_path):
 
 
 def open_stream(store, *, number=0, of=1):
-    config = real_config(store.path, store.path, "data.global_batch_size=63", "data.workers=0").data
+    values = {
+        "kind": "cells",
+        "store": str(store.path),
+        "tokenizer": {"kind": "rank", "vocabulary": "geneformer-v1", "seq_length": 96},
+        "split": {"validation": 0.1},
+        "global_batch_size": 63,
+        "microbatch_tokens": 256,
+    }
+    config = CellsConfig.parse(values, source="a test")
     return CellStream(
         store, config, objective=Corruption(select=0.15, mask=0.8, random=0.1), seed=42, replica=Replica(number, of)
     )
