@@ -256,7 +256,7 @@ class CellsConfig(DataConfig, _StoredCells, kind="cells"):
             StoreError: the store is missing or damaged.
             VocabularyError: no such vocabulary, or it knows no gene of the store.
         """
-        # By name: a config builds its own object, and scmf-recipe, which imports this, must not wait for zarr and numba.
+        # By name: a config builds its own object, and scmf-recipe, which imports it, must not wait for zarr and numba.
         stream = importlib.import_module("scmf.data.stream")
         joined = importlib.import_module("scmf.data.joined")
         return stream.CellStream(joined.open_stores(self.store, read=self.read), self, **place)
