@@ -92,7 +92,8 @@ def test_a_cell_outside_the_store_is_an_error(mixed, bad):
 @pytest.mark.parametrize("value", [-8, 10**15])
 def test_a_damaged_indptr_is_an_error_and_not_a_read_outside(mixed, tmp_path, value):
     shutil.copytree(mixed.path, tmp_path / "s")
-    store = CellStore.open(tmp_path / "s")  # which would find it
+    store = CellStore.open(tmp_path / "s")
+    store.prove_boundaries()  # as they were
     with (tmp_path / "s" / "part-00000" / "X" / "indptr" / "c" / "0").open("r+b") as file:
         file.seek(8 * 7)
         file.write(np.int64(value).tobytes())

@@ -11,12 +11,15 @@ import numpy as np
 import pytest
 
 from scmf.core.errors import StoreError
+from scmf.data.config import CellsConfig
 from scmf.data.ingest.convert import convert
 from scmf.data.ingest.plan import ConvertOptions
 from scmf.data.labels import read_labels
+from scmf.data.masks import Corruption
 from scmf.data.objective import NumberColumn
 from scmf.data.split import RunSet
 from scmf.data.store import CellStore
+from scmf.data.stream import CellStream
 from scmf.data.verify import verify_store
 
 EVERYTHING = RunSet(np.zeros(1, np.int64), np.array([0, 210]))
@@ -178,7 +181,8 @@ def test_a_folder_without_a_store_says_how_to_make_one(tmp_path):
 def test_an_indptr_that_points_outside_is_an_error_and_not_a_crash(store, value):
     path = store / "part-00000" / "X" / "indptr" / "c" / "0"
     opened = CellStore.open(store)
-    overwrite(path, 8 * 7, np.int64(value).tobytes())  # opening would find it
+    opened.prove_boundaries()  # as they were
+    overwrite(path, 8 * 7, np.int64(value).tobytes())
     with pytest.raises(StoreError, match="lies outside") as caught:
         opened.fetch([7])
     assert caught.value.where.endswith("part-00000/X/indptr")
@@ -187,17 +191,37 @@ def test_an_indptr_that_points_outside_is_an_error_and_not_a_crash(store, value)
     assert len(opened.fetch([20]).counts)
 
 
+def _config(store):
+    tokenizer = {"kind": "rank", "vocabulary": "geneformer-v1", "seq_length": 64}
+    sizes = {"global_batch_size": 4, "microbatch_tokens": 256}
+    return CellsConfig.parse(
+        {"kind": "cells", "store": str(store.path), "tokenizer": tokenizer} | sizes, source="a test"
+    )
+
+
 def flip(path, offset):
     raw = bytearray(path.read_bytes())
     raw[offset] ^= 1
     path.write_bytes(raw)
 
 
-def test_a_boundary_that_moved_by_one_value_is_found_when_the_store_is_opened(store):
+@pytest.mark.parametrize("read", ["mmap", "pread"])
+@pytest.mark.parametrize(
+    "use",
+    [
+        pytest.param(lambda store: store.fetch(np.arange(60)), id="cells"),
+        pytest.param(lambda store: store.lengths(np.arange(60)), id="lengths"),
+        pytest.param(
+            lambda store: CellStream(store, _config(store), objective=Corruption(0.15, 0.8, 0.1), seed=1), id="a run"
+        ),
+    ],
+)
+def test_a_boundary_that_moved_by_one_value_is_found_before_a_cell_of_the_part_is_used(store, use, read):
     path = store / "part-00001" / "X" / "indptr" / "c" / "0"
     flip(path, 8 * 20)
+    opened = CellStore.open(store, read=read)
     with pytest.raises(StoreError, match="do not give the manifest's checksum") as caught:
-        CellStore.open(store)
+        use(opened)
     assert caught.value.where == str(path)
     assert caught.value.fix.startswith(f"scmf-store verify {shlex.quote(str(store))};")
 

@@ -78,8 +78,9 @@ class CellCourse(ABC, Generic[Step]):
 
         Raises:
             ConfigError: the split leaves nothing to train on, or nothing can be drawn.
-            StoreError: obs lacks a column to split or to draw by.
+            StoreError: obs lacks a column to split or to draw by, or an indptr has a flipped bit.
         """
+        store.prove_boundaries()
         self.store = store
         self.seed = seed
         self.replica = replica

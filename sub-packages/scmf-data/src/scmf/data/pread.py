@@ -131,6 +131,7 @@ class PreadTable(PartTable):
                 self._open_part(number)
 
     def _open_part(self, number: int) -> None:
+        self._parts[number].prove_boundaries()
         for name in _ARRAYS:  # indptr last: whoever sees its handle may use all three
             self._parts[number].array(name)  # checks the file's size and index; touches no value
             path = self._parts[number].path / "X" / name / "c" / "0"

@@ -79,15 +79,27 @@ class CellStore:
             read: by memory map, by requests, or as size and disk suggest: see scmf.data.reading.
 
         Raises:
-            StoreError: no store there, another version, a damaged manifest, an array that is missing, cut or
-                rearranged, or an indptr with a flipped bit. Those inside counts and gene numbers are what
-                `scmf-store verify` finds.
+            StoreError: no store there, another version, a damaged manifest, or an array that is missing, cut or
+                rearranged. Flipped bits inside an indptr are found when it is first used, those inside counts and
+                gene numbers by `scmf-store verify`.
         """
         path = Path(path)
         manifest = read_manifest(path)
         allow_files(len(manifest.parts))
         parts = tuple(Part.open(path, record) for record in manifest.parts)
         return cls(path, manifest, parts, reading=choose_reading(read, path, bytes_of_arrays(manifest)))
+
+    def prove_boundaries(self) -> None:
+        """Compare the indptr of every part with the manifest now, rather than when a cell of it is first read.
+
+        Those of a store that lies elsewhere are compared when they arrive.
+
+        Raises:
+            StoreError: a flipped bit.
+        """
+        for part in self.parts:
+            if part.is_mapped:
+                part.prove_boundaries()
 
     def __reduce__(self) -> tuple[Callable[..., CellStore], tuple[Any, ...]]:
         return _reopen, (str(self.path.absolute()), self.reading.mode)

@@ -65,7 +65,7 @@ class CellStream(CellCourse[StepBatch]):
         Raises:
             ConfigError: the split leaves nothing to train on, or the objective is not for cells.
             VocabularyError: no such vocabulary, or it knows no gene of the store.
-            StoreError: obs lacks the column to split by, or one of labels.
+            StoreError: obs lacks the column to split by, or one of labels, or an indptr has a flipped bit.
         """
         corruption, columns = _parts_of(objective)
         tokenizer = require(config.tokenizer, RankTokenizerConfig, key="data.tokenizer")
@@ -90,12 +90,13 @@ class CellStream(CellCourse[StepBatch]):
 
         Raises:
             VocabularyError: the vocabulary knows no gene of the store, or ranks its cells otherwise.
-            StoreError: obs of the store lacks a column of labels.
+            StoreError: obs of the store lacks a column of labels, or an indptr of it has a flipped bit.
         """
         other = copy(self)
         other.store, other.splits = store, Splits(train=cells, validation=cells, test=cells)
         other.drawing = RandomDrawing(cells, seed=self.seed)
         if store is not self.store:
+            store.prove_boundaries()
             refuse_other_rank_order(store, self.vocabulary)
             other.tokenizer = RankTokenizer(
                 self.vocabulary, gene_ids=store.gene_ids, seq_length=self.config.tokenizer.seq_length
