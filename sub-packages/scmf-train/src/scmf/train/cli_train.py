@@ -221,7 +221,8 @@ def _run_rank(config: MainConfig, options: argparse.Namespace) -> int:
 
 def _given(config: MainConfig) -> dict[str, object]:
     """What all ranks have to have alike: every key of the configuration, and the versions of what decides numbers."""
-    packages = {f"the version of {name}": version for name, version in versions().items()}
+    # Python's own patch releases differ between nodes and change no number.
+    packages = {f"the version of {name}": version for name, version in versions().items() if name != "python"}
     return dict(_flat(config.model_dump(mode="json"))) | packages
 
 
