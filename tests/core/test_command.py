@@ -117,14 +117,14 @@ def even(text):
         (["--share", "1,5"], "argument -s/--share: '1,5' is no number", "--share S: of all"),
         (["--even", "3"], "argument --even: 3 is odd", "--even E: 0, 2, ..."),
         (["--pair", "a"], "argument --pair: expected 2 arguments", "--pair A B: two of them"),
-        (["--n", "1", "--no-n"], "argument --no-n: not allowed with argument --n", "scmf-x --help"),
+        (["--n", "1", "--m", "2"], "argument --m: not allowed with argument --n", "scmf-x --help"),
     ],
 )
 def test_a_value_that_a_flag_does_not_take_is_answered_with_what_it_takes(words, says, fix):
     one = Parser(prog="scmf-x")
     either = one.add_mutually_exclusive_group()
     either.add_argument("--n", type=int, metavar="N", help="how many")
-    either.add_argument("--no-n", action="store_true", help="none")
+    either.add_argument("--m", type=int, metavar="M", help="how many others")
     one.add_argument("-s", "--share", type=float, metavar="S", help="of all")
     one.add_argument("--even", type=even, metavar="E", help="0, 2, ...")
     one.add_argument("--pair", nargs=2, metavar=("A", "B"), help="two of them")

@@ -14,7 +14,7 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known word that was probably meant; None where nothing is near.
 
     Args:
-        word: as written; capitals and the dashes of a flag do not count, nor what a text program makes of them.
+        word: as written; capitals and the dashes of a flag do not count.
         known: words among which one may have been meant.
     """
     bare = {_bare(name): name for name in known}
@@ -25,7 +25,7 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 
 def _bare(word: str) -> str:
-    return word.lower().lstrip("-\u2013\u2014")
+    return word.lower().lstrip("-")
 
 
 def _begins(word: str, name: str) -> bool:
