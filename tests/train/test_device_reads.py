@@ -29,10 +29,8 @@ SEVERAL = {
 @pytest.mark.parametrize(
     ("changes", "rank"),
     [
-        pytest.param({"model__hidden_dropout": 0.1}, 3, id="replicas"),
-        pytest.param({"trainer__optimizer__clip": None, "trainer__ema": {"decay": 0.99}}, 0, id="average"),
-        pytest.param(NEXT_TOKEN, 0, id="decoder"),
-        pytest.param(SEVERAL, 0, id="labels"),
+        pytest.param(SEVERAL | {"model__hidden_dropout": 0.1}, 3, id="replicas with labels"),
+        pytest.param(NEXT_TOKEN | {"trainer__ema": {"decay": 0.99}}, 0, id="decoder with an average"),
         pytest.param(TENSOR | {"trainer__parallel__shard_optimizer": True}, 1, id="tensor, sequence, sharded"),
         pytest.param(PIPELINE | {"model__norm": "post"}, 7, id="last stage"),
         pytest.param(PIPELINE | TENSOR | {"trainer__parallel__recompute": "full"}, 0, id="first stage"),
