@@ -127,7 +127,7 @@ def test_threads_that_begin_together_open_each_file_once(demo_store, monkeypatch
         opened.clear()
 
         def read(store=store, together=together):
-            together.wait(timeout=60)
+            together.wait(timeout=300)
             store.fetch(IDS)
 
         with ThreadPoolExecutor(8) as threads:
