@@ -129,7 +129,7 @@ def waits(*, precision: str) -> dict[str, int]:
             torch.cuda.set_sync_debug_mode("warn")  # noqa: TID251
             engine.train_step(batch, step=3)
             torch.cuda.set_sync_debug_mode("default")  # noqa: TID251
-        found = [w for w in caught if "synchroniz" in str(w.message)]
+        found = [w for w in caught if "called a synchronizing CUDA operation" in str(w.message)]
         return dict(collections.Counter(f"{Path(w.filename).name}:{w.lineno}" for w in found))
 
 
