@@ -26,9 +26,10 @@ from scmf.train.faults import Tally, must_roll_back, refuse_bad_cells
 from scmf.train.identity import model_identity, optimizer_identity, other_versions
 from scmf.train.interval import Interval, peak_bytes, step_line, time_line
 from scmf.train.loss_average import LossAverage
-from scmf.train.metrics import Metrics, cut_after
+from scmf.train.metrics import Metrics
 from scmf.train.observer import EndEvent, Ending, ValidationEvent
 from scmf.train.observers import Observers, checkpoint_event, step_event
+from scmf.train.past import cut_records, drop_what_followed
 from scmf.train.profiler import Profiler
 from scmf.train.records import Records
 from scmf.train.rollback import Failure, give_way
@@ -340,7 +341,8 @@ class Trainer:
         progress = checkpoint.read_progress(folder)
         self._take(folder, progress)
         if self._first:
-            self._drop_what_followed(console)
+            for line in drop_what_followed(self.directory, self.checkpoints, step=self.step):
+                console.say(line)
         console.say(
             f"resumed at step {self.step:,} after {counted(self.cells_seen, self.stream.noun)}, from {folder}", level=0
         )
@@ -376,20 +378,4 @@ class Trainer:
     def begin_again(self) -> None:
         """Set aside what a run without a checkpoint has written: its checkpoints may have been moved away."""
         if self._first:
-            self._cut_records(0, keep=True)
-
-    def _drop_what_followed(self, console: Console) -> None:
-        """Lines and checkpoints of this folder after the resumed step belong to a past that did not happen."""
-        later = self.checkpoints.set_aside_after(self.step)
-        removed = self._cut_records(self.step, keep=bool(later))
-        if removed:
-            fate = "set aside with their checkpoints" if later else "dropped: they come again"
-            console.say(f"{removed} lines of metrics.jsonl after step {self.step:,} are {fate}")
-        for path in later:
-            console.say(f"a checkpoint of a later step was set aside as {path.name}")
-
-    def _cut_records(self, step: int, *, keep: bool) -> int:
-        """Cut the files that have one line an event after a step; lines of metrics.jsonl that were cut."""
-        aside = self.directory.abandoned
-        cut_after(self.directory.cells, step, keep=aside(self.directory.cells) if keep else None)
-        return cut_after(self.directory.metrics, step, keep=aside(self.directory.metrics) if keep else None)
+            cut_records(self.directory, step=0, keep=True)
