@@ -180,7 +180,8 @@ def _run(program: str, arguments: Sequence[str], environment: Mapping[str, str])
         code = 1
     threading._shutdown()  # type: ignore[attr-defined]  # as the interpreter does before its exit functions
     atexit._run_exitfuncs()
-    sys.stdout.flush()
+    if not sys.stdout.closed:  # by the program itself
+        sys.stdout.flush()
     os._exit(code if isinstance(code, int) else code is not None)
 
 
