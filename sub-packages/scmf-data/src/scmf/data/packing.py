@@ -8,6 +8,7 @@ of the step.
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -100,12 +101,14 @@ def packed_layout(lengths: LongArray, *, budget: int, align: int) -> Layout:
     if n_packs and np.bincount(even[filled], weights=lengths[filled]).max() <= budget:
         pack = even
     packed = filled[np.argsort(pack[filled], kind="stable")]
-    bounds = np.cumsum(np.bincount(pack[filled], minlength=n_packs))[:-1]
-    cells = np.split(packed, bounds)
-    ends = [np.cumsum(sizes) for sizes in np.split(lengths[packed], bounds)]
-    starts = [end - lengths[members] for members, end in zip(cells, ends, strict=True)]
-    used = max((int(end[-1]) for end in ends if len(end)), default=0)
-    return Layout(max(align, _round_up(used, align)), tuple(cells), tuple(starts))
+    n_cells = np.bincount(pack[filled], minlength=max(1, n_packs))
+    bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(n_cells)])
+    ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths[packed])])
+    starts = ends[:-1] - np.repeat(ends[bounds[:-1]], n_cells)
+    used = int(np.diff(ends[bounds]).max())
+    spans = [slice(a, b) for a, b in itertools.pairwise(bounds.tolist())]
+    cells = tuple(packed[span] for span in spans)
+    return Layout(max(align, _round_up(used, align)), cells, tuple(starts[span] for span in spans))
 
 
 def padded_layout(lengths: LongArray, *, cells: int, align: int) -> Layout:
