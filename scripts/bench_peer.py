@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import itertools
 import json
 import os
@@ -68,9 +69,16 @@ class Peer(ABC):
         """A batch as CSR arrays."""
         return _csr(batch)
 
+    whole = False
+    """It makes masked batches by itself; the others get rank tokens by the NumPy code of this file, and masks."""
+
     def masked(self, batch: Any, inverse: Array, rng: np.random.Generator) -> object:
-        """A batch as masked rank tokens: by the NumPy code of this file, where the peer has no way of its own."""
-        return masked_batch(self.rows(batch), inverse, rng)
+        """A batch as masked rank tokens, with as few draws as can be."""
+        return few_draws(ranked_batch(self.rows(batch), inverse), len(inverse), rng)
+
+    def usual(self, batch: Any, inverse: Array) -> object:
+        """A batch as masked rank tokens, with masks as they are usually made."""
+        return usual_draws(ranked_batch(self.rows(batch), inverse), len(inverse))
 
     def files(self) -> list[Path]:
         """What to drop from memory before a cold measurement."""
@@ -215,6 +223,8 @@ class HfTokens(HfDatasets):
     What is read at random is an arrow table with one list of tokens a cell, by `DataCollatorForLanguageModeling`,
     as its Trainer does; the ranks themselves cost nothing here, because they were made with the table.
     """
+
+    whole = True
 
     def __init__(self, source: Path, work: Path, medians: Array) -> None:
         super().__init__(source, work, medians)
@@ -361,16 +371,15 @@ def rank(counts: Array, genes: Array, inverse: Array) -> Array:
     return genes[order] + _FIRST_GENE
 
 
-def masked_batch(rows: Rows, inverse: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Rank tokens of a batch, padded to its longest and masked as BERT does.
+def ranked_batch(rows: Rows, inverse: Array) -> Array:
+    """Rank tokens of a batch, padded to its longest.
 
     Args:
         rows: CSR cells.
         inverse: (n_genes,) float32, one over the median of each gene's scaled counts; every gene met has one.
-        rng: for the masks.
 
     Returns:
-        input_ids and labels, (cells, W) int64.
+        (cells, W) int64, 0 for padding.
     """
     indptr, genes, counts = rows
     ids = np.zeros((len(indptr) - 1, SEQ_LENGTH), np.int64)
@@ -379,7 +388,20 @@ def masked_batch(rows: Rows, inverse: Array, rng: np.random.Generator) -> tuple[
         tokens = rank(counts[a:b], genes[a:b], inverse)
         ids[row, : len(tokens)] = tokens
         width = max(width, len(tokens))
-    ids = ids[:, :width]
+    return ids[:, :width]
+
+
+def few_draws(ids: Array, n_genes: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    """BERT's masks with one draw a position: what kind of target it is follows from the same number.
+
+    Args:
+        ids: (cells, W) int64, 0 for padding.
+        n_genes: tokens that a random one is drawn from.
+        rng: for the draws.
+
+    Returns:
+        input_ids and labels, (cells, W) int64.
+    """
     chance = rng.random(ids.shape, np.float32)
     labels = np.full(ids.shape, -100, np.int64)
     chosen = np.flatnonzero((chance < _SELECT) & (ids > 0))
@@ -388,8 +410,34 @@ def masked_batch(rows: Rows, inverse: Array, rng: np.random.Generator) -> tuple[
     share = chance.reshape(-1)[chosen] / _SELECT
     flat[chosen[share < 0.8]] = _MASK
     other = chosen[(share >= 0.8) & (share < 0.9)]
-    flat[other] = rng.integers(_FIRST_GENE, len(inverse) + _FIRST_GENE, len(other))
+    flat[other] = rng.integers(_FIRST_GENE, n_genes + _FIRST_GENE, len(other))
     return flat.reshape(ids.shape), labels
+
+
+def usual_draws(ids: Array, n_genes: int) -> tuple[Any, Any]:
+    """BERT's masks as they are usually made: three Bernoulli draws and a random token for every position, in torch.
+
+    The operations of transformers' `DataCollatorForLanguageModeling`, which most training scripts use.
+
+    Args:
+        ids: (cells, W) int64, 0 for padding.
+        n_genes: tokens that a random one is drawn from.
+
+    Returns:
+        input_ids and labels, (cells, W) int64 tensors.
+    """
+    import torch
+
+    seen = torch.from_numpy(ids.copy())
+    labels = seen.clone()
+    chance = torch.full(labels.shape, _SELECT).masked_fill_(seen == 0, 0.0)
+    targets = torch.bernoulli(chance).bool()
+    labels[~targets] = -100
+    masks = torch.bernoulli(torch.full(labels.shape, 0.8)).bool() & targets
+    seen[masks] = _MASK
+    others = torch.bernoulli(torch.full(labels.shape, 0.5)).bool() & targets & ~masks
+    seen[others] = torch.randint(_FIRST_GENE, n_genes + _FIRST_GENE, labels.shape)[others]
+    return seen, labels
 
 
 def measure(peer: Peer, n_cells: int, *, seconds: float) -> dict[str, float]:
@@ -412,6 +460,8 @@ def measure(peer: Peer, n_cells: int, *, seconds: float) -> dict[str, float]:
     found["random"] = _rate(peer.batches(cells), lambda batch: batch, seconds)
     inverse = inverse_of(peer.medians)
     found["masked"] = _rate(peer.batches(cells), lambda batch: peer.masked(batch, inverse, rng), seconds)
+    if not peer.whole and importlib.util.find_spec("torch") is not None:
+        found["usual"] = _rate(peer.batches(cells), lambda batch: peer.usual(batch, inverse), seconds)
     return found
 
 

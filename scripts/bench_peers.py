@@ -71,6 +71,7 @@ COLUMNS: Final = (
     ("convert", "convert"),
     ("random", "random, warm"),
     ("masked", "to masked batch"),
+    ("usual", "the usual masks"),
     ("cold", "random, cold*"),
 )
 
@@ -179,13 +180,15 @@ def _measure(
 
 
 def _print_table(found: dict[str, dict[str, float]]) -> None:
-    print(f"\n{'cells per CPU-second':<24}" + "".join(f"{title:>26}" for _, title in COLUMNS))
-    own = found["scmf"]
+    print(f"\n{'cells per CPU-second':<24}" + "".join(f"{title:>24}" for _, title in COLUMNS))
+    own = found["scmf"] | {"usual": found["scmf"]["masked"]}
     for name, numbers in found.items():
-        print(f"{name:<24}" + "".join(f"{_cell(numbers.get(key), own[key], name):>26}" for key, _ in COLUMNS))
+        print(f"{name:<24}" + "".join(f"{_cell(numbers.get(key), own[key], name):>24}" for key, _ in COLUMNS))
     print("* cells a second by the clock, files dropped from memory first; scmf looks ahead, peers are as documented")
-    given = max(numbers["masked"] for name, numbers in found.items() if name not in ("scmf", *WHOLE))
-    print(f"random cells to masked batch: {own['masked'] / given:.1f}x the best peer that is given our NumPy tokens")
+    for key, how in (("masked", "few draws"), ("usual", "the usual masks")):
+        best = max(n.get(key, 0.0) for name, n in found.items() if name not in ("scmf", *WHOLE))
+        what = f"the best peer that is given our NumPy tokens and {how}"
+        print(f"random cells to masked batch: {own['masked'] / best:.1f}x {what}")
     for name in WHOLE:
         if name in found:
             print(f"random cells to masked batch: {own['masked'] / found[name]['masked']:.1f}x {name}, its own way")
