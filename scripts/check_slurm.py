@@ -206,6 +206,7 @@ def state(job: str, *, ends: bool = False) -> str:
     """State of a job, such as RUNNING; where asked for, once it has ended."""
 
     def now() -> str:
+        """What Slurm says at this moment."""
         shown = re.search(r"JobState=(\w+)", asked("scontrol", "show", "job", job))
         return shown.group(1) if shown else "UNKNOWN"
 

@@ -70,7 +70,7 @@ class Hints:
         """
         if self._left > 0 or not self._counted:
             ask_for_cells(self._store, cell_ids)
-            self._left -= self._counted
+            self._left -= 1
             return read()
         before = pages_fetched()
         result = read()
